@@ -1,0 +1,264 @@
+//! The record: the one JSON document that describes an instance, at `/serviceinstances/<id>/record`.
+//!
+//! **Guarantees.** Everything that decides about an instance is in here. The record changes only by compare-and-swap on
+//! its index, from the result of [`crate::decide`]; all other keys are effects that can be repeated from it.
+//! **Caveats.** It holds no password, and nothing a password could be derived from without the master key.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::ids::{CellGuid, Incarnation, InstanceId, NodeId, OperationId, Port};
+
+/// The version of the record's shape that this code writes. A record with a higher one is left alone.
+pub const SCHEMA: u32 = 1;
+
+/// An instance, as all handlers agree on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`] of the code that wrote it.
+    pub schema: u32,
+    /// Whose instance it is.
+    pub instance_id: InstanceId,
+    /// Which life of that instance id.
+    pub incarnation: Incarnation,
+    /// What the platform asked for, as far as it is compared with a repeated request.
+    #[serde(flatten)]
+    pub request: Request,
+    /// The platform's context: kept, never compared (names in it change).
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub context: Map<String, Value>,
+    /// How many nodes the cluster shall have.
+    pub node_count: u32,
+    /// The cells that the instance must live on; `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cells: Option<Vec<CellGuid>>,
+    /// The public port and how far its claim has come.
+    pub port: PortClaim,
+    /// The nodes that cells run, or are asked to run or to remove.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Nodes that are gone from their cells for good. Their ids are never used again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<NodeId>,
+    /// Whether the instance lives or is being deprovisioned.
+    pub state: State,
+    /// Whether the cluster ever stood. From then on it is never bootstrapped anew.
+    pub bootstrapped: bool,
+    /// How many times a half-made bootstrap was started over.
+    #[serde(default)]
+    pub bootstrap_restarts: u32,
+    /// Which master key its passwords are derived from.
+    pub master_key: String,
+    /// Counted up when its passwords change.
+    pub credential_generation: u32,
+    /// The operation under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+    /// The last operation that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_operation: Option<Operation>,
+}
+
+/// The attributes of a provision request that make two requests the same (osb-reference.md, 4).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The service's id in the catalog.
+    pub service_id: String,
+    /// The plan's id in the catalog.
+    pub plan_id: String,
+    /// The platform's organization; empty when a lenient broker was given none.
+    pub organization_guid: String,
+    /// The platform's space; empty when a lenient broker was given none.
+    pub space_guid: String,
+    /// The parameters as given; absent ones are `{}`.
+    pub parameters: Map<String, Value>,
+}
+
+/// Whether the instance lives or is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It is being made, or is there.
+    Active,
+    /// It is being deprovisioned; it never becomes active again.
+    Deleting,
+}
+
+/// The public port of an instance (design.md, 5, Ports).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PortClaim {
+    /// The next port to try; its owner key may exist already, made by a handler that then died.
+    Candidate {
+        /// The port to try.
+        port: Port,
+        /// How many candidates were owned by others.
+        misses: u32,
+    },
+    /// The owner key names this instance and incarnation.
+    Owned {
+        /// The port, for as long as the instance lives.
+        port: Port,
+    },
+    /// Handed back, or never had one: only while the instance is being deprovisioned.
+    Released,
+}
+
+impl PortClaim {
+    /// The port, when it is certainly this instance's.
+    #[must_use]
+    pub fn owned(&self) -> Option<Port> {
+        match self {
+            Self::Owned { port } => Some(*port),
+            Self::Candidate { .. } | Self::Released => None,
+        }
+    }
+}
+
+/// One node: a Patroni member on a cell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// The cell that runs it.
+    pub cell: CellGuid,
+    /// The cell's availability zone when the node was placed.
+    pub availability_zone: String,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Since when its cell has been missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Timestamp>,
+}
+
+/// How far a node has come. It only ever moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its cell is asked to start it.
+    Assigned,
+    /// Patroni has reported it as running, once at least.
+    Running,
+    /// Its cell is asked to remove it. It must not become the leader any more (tag `nofailover`).
+    Leaving,
+}
+
+/// What a client asked for and how far it has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Random; tells an operation apart from an equal one, also after a lost answer.
+    pub id: OperationId,
+    /// What it does.
+    pub kind: OperationKind,
+    /// Whether it goes on.
+    pub state: OperationState,
+    /// What `last_operation` says of it.
+    pub description: String,
+    /// When it was accepted.
+    pub started: Timestamp,
+    /// When it fails unless it has ended.
+    pub deadline: Timestamp,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// Who asked for it, as the platform says: `X-Broker-API-Originating-Identity`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub originating_identity: Option<String>,
+}
+
+/// The kinds of operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationKind {
+    /// Makes the instance.
+    Provision,
+    /// Changes it.
+    Update,
+    /// Removes it.
+    Deprovision,
+}
+
+impl OperationKind {
+    /// The word used in answers and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Provision => "provision",
+            Self::Update => "update",
+            Self::Deprovision => "deprovision",
+        }
+    }
+}
+
+/// The states of an operation (osb-reference.md, 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OperationState {
+    /// Under way.
+    #[serde(rename = "in progress")]
+    InProgress,
+    /// Ended as asked for.
+    #[serde(rename = "succeeded")]
+    Succeeded,
+    /// Given up, with a description that says why.
+    #[serde(rename = "failed")]
+    Failed,
+}
+
+/// What is kept of a deprovisioned instance for a while, at `/tombstones/<id>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Which life of the instance id ended.
+    pub incarnation: Incarnation,
+    /// The deprovision that ended it.
+    pub operation: Operation,
+    /// All nodes it ever had: what a cell may delete for good.
+    pub retired: Vec<NodeId>,
+}
+
+/// A document in etcd that cannot be understood. It is reported and left alone: nobody guesses about an instance.
+#[derive(Debug, thiserror::Error)]
+pub enum CorruptDocument {
+    /// Not the JSON that it should be.
+    #[error("not readable: {0}")]
+    Json(String),
+    /// Written by a newer broker.
+    #[error("its schema is {0}, newer than the {SCHEMA} that this broker knows")]
+    Newer(u32),
+}
+
+impl Record {
+    /// Reads a record as it stands in etcd.
+    ///
+    /// # Errors
+    /// When it is not a record, or one with a newer schema.
+    pub fn parse(value: &str) -> Result<Self, CorruptDocument> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema: u32,
+        }
+        let json = |error: serde_json::Error| CorruptDocument::Json(error.to_string());
+        let Versioned { schema } = serde_json::from_str(value).map_err(json)?;
+        if schema > SCHEMA {
+            return Err(CorruptDocument::Newer(schema));
+        }
+        serde_json::from_str(value).map_err(json)
+    }
+
+    /// The record as it is written to etcd.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and maps with text keys only: serde_json cannot fail on them.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Nodes that are not on their way out.
+    pub fn staying(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.nodes.iter().filter(|(_, node)| node.phase != Phase::Leaving).map(|(id, node)| (*id, node))
+    }
+
+    /// The operation that a poll reports: the one under way, otherwise the last one.
+    #[must_use]
+    pub fn latest_operation(&self) -> Option<&Operation> {
+        self.operation.as_ref().or(self.last_operation.as_ref())
+    }
+}
