@@ -10,7 +10,9 @@ use uuid::Uuid;
 
 /// Why a text cannot be a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} '{shown}' is not usable: it must start with a letter or digit and hold at most 128 letters, digits, '.', '_' or '-'")]
+#[error(
+    "{what} '{shown}' is not usable: it must start with a letter or digit and hold at most 128 letters, digits, '.', '_' or '-'"
+)]
 pub struct InvalidName {
     what: &'static str,
     shown: String,
@@ -171,23 +173,49 @@ mod tests {
 
     #[test]
     fn names_that_fit_are_kept_as_they_are() {
-        for name in ["f1", "b1", "10.244.21.8", "A_b-c.d", &"x".repeat(128), "0f5c1670-6dc3-11e5-bc08-6c4008a663f0"] {
+        for name in [
+            "f1",
+            "b1",
+            "10.244.21.8",
+            "A_b-c.d",
+            &"x".repeat(128),
+            "0f5c1670-6dc3-11e5-bc08-6c4008a663f0",
+        ] {
             assert_eq!(name.parse::<InstanceId>().unwrap().as_str(), name);
         }
     }
 
     #[test]
     fn names_that_would_change_a_key_or_a_path_are_refused() {
-        for name in ["", ".", "..", "_x", "-x", "a/b", "a%2Fb", "a b", "a\nb", "ä", "a:b", &"x".repeat(129)] {
+        for name in [
+            "",
+            ".",
+            "..",
+            "_x",
+            "-x",
+            "a/b",
+            "a%2Fb",
+            "a b",
+            "a\nb",
+            "ä",
+            "a:b",
+            &"x".repeat(129),
+        ] {
             assert!(name.parse::<InstanceId>().is_err(), "{name:?}");
-            assert!(serde_json::from_value::<InstanceId>(name.into()).is_err(), "{name:?}");
+            assert!(
+                serde_json::from_value::<InstanceId>(name.into()).is_err(),
+                "{name:?}"
+            );
         }
     }
 
     #[test]
     fn a_refusal_names_what_is_wrong_without_raw_control_characters() {
         let refusal = "a\u{1b}[31m/b".parse::<BindingId>().unwrap_err().to_string();
-        assert!(refusal.starts_with("the binding id 'a\\u{1b}[31m/b' is not usable"), "{refusal}");
+        assert!(
+            refusal.starts_with("the binding id 'a\\u{1b}[31m/b' is not usable"),
+            "{refusal}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What every part of the Patroni broker shares.
 
+pub mod cell_api;
 pub mod ids;
 pub mod keyspace;
 pub mod record;

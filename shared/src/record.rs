@@ -253,7 +253,10 @@ impl Record {
 
     /// Nodes that are not on their way out.
     pub fn staying(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        self.nodes.iter().filter(|(_, node)| node.phase != Phase::Leaving).map(|(id, node)| (*id, node))
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.phase != Phase::Leaving)
+            .map(|(id, node)| (*id, node))
     }
 
     /// The operation that a poll reports: the one under way, otherwise the last one.
