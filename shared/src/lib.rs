@@ -1,6 +1,7 @@
 //! What every part of the Patroni broker shares.
 
 pub mod cell_api;
+pub mod etcd;
 pub mod ids;
 pub mod keyspace;
 pub mod record;
