@@ -9,9 +9,11 @@
     clippy::print_stderr
 )]
 
+pub mod canned;
 pub mod child;
 pub mod conformance;
 pub mod etcd;
 pub mod pki;
 pub mod ports;
+pub mod proxy;
 pub mod wait;
