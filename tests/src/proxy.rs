@@ -67,11 +67,12 @@ impl Proxy {
         self.state.open.load(Ordering::SeqCst)
     }
 
-    /// Cuts all connections; new ones pass.
+    /// Cuts all connections; new ones pass. Answers when they are cut.
     pub fn cut(&self) {
         self.state
             .cut
             .store(self.state.count.load(Ordering::SeqCst), Ordering::SeqCst);
+        thread::sleep(3 * TICK);
     }
 
     /// From now on the present connections carry nothing, and neither side hears of it; new ones pass.
