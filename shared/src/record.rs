@@ -131,6 +131,8 @@ pub struct Node {
     pub availability_zone: String,
     /// How far it has come.
     pub phase: Phase,
+    /// When it was placed.
+    pub assigned: Timestamp,
     /// Since when its cell has been missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,

@@ -23,6 +23,9 @@ use crate::{
 /// machine; twenty at once on two cores took 24 s (patroni-reference.md).
 const BOOTSTRAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
 
+/// Seconds after which a cell is asked again for a node that has not reported to Patroni.
+const ASK_AGAIN: i64 = 5;
+
 /// How often a bootstrap that never got a leader is started over within one operation.
 const BOOTSTRAP_RESTARTS: u32 = 3;
 
@@ -243,6 +246,7 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
             cell: cell.guid.clone(),
             availability_zone: cell.availability_zone.clone(),
             phase: Phase::Assigned,
+            assigned: situation.now,
             missing_since: None,
         };
         record.nodes.insert(node, placed);
@@ -314,9 +318,16 @@ fn remedy(
     let facts = situation.facts;
     match shortcoming {
         Shortcoming::NotRunning { node, .. } => {
-            // A node that reports to Patroni is its cell's business; one that does not may never have been started.
+            // A node that reports to Patroni is its cell's business. One that does not may never have been asked for:
+            // whoever placed it asked at once, so others give it a moment.
             let silent = situation.cluster.member(*node).is_none();
-            (port_owned && silent).then_some(Effect::Start(*node))
+            let just_placed =
+                !situation.record.nodes.contains_key(node) || situation.record.port.owned().is_none();
+            let overdue = record
+                .nodes
+                .get(node)
+                .is_some_and(|placed| situation.now.duration_since(placed.assigned).as_secs() >= ASK_AGAIN);
+            (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
         Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
         Shortcoming::PortNotReady { .. } if port_owned && facts.prepared.is_none() => Some(Effect::Prepare),
