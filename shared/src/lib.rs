@@ -3,5 +3,6 @@
 pub mod cell_api;
 pub mod ids;
 pub mod keyspace;
+pub mod master_keys;
 pub mod record;
 pub mod store;
