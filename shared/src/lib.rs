@@ -6,5 +6,6 @@ pub mod decide;
 pub mod effect;
 pub mod ids;
 pub mod keyspace;
+pub mod master_keys;
 pub mod record;
 pub mod store;
