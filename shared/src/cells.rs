@@ -21,8 +21,9 @@ use crate::{
 
 /// Long enough for a cell that reads the record from a slow etcd.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// A cell answers 202 after 20 s when a node takes longer to stop.
-const REMOVE_LIMIT: Duration = Duration::from_secs(25);
+/// Most nodes stop within two seconds. For the others the same request is sent again by the next pass: gateways wait for
+/// half a minute at most.
+const REMOVE_LIMIT: Duration = Duration::from_secs(12);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A cell that can be asked.

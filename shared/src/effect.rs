@@ -61,6 +61,17 @@ pub enum Effect {
     Unmark,
 }
 
+impl Effect {
+    /// Whether the cluster may look different afterwards, so that it has to be observed again.
+    #[must_use]
+    pub fn touches_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::Remove(_) | Self::Forget(_) | Self::Configure(_) | Self::Switchover { .. } | Self::ClearScope { .. }
+        )
+    }
+}
+
 /// What effects found out in this pass. A fact lives as long as the pass.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
@@ -95,9 +106,11 @@ pub enum PortFact {
     #[default]
     Unknown,
     /// The owner key names this instance and incarnation.
-    Ours,
-    /// Somebody else's: the next candidate.
+    Ours(Port),
+    /// Somebody else's.
     Taken {
+        /// The port that was tried.
+        port: Port,
         /// Where to go on.
         next: Port,
     },
