@@ -1,0 +1,81 @@
+//! The environment, as far as the configuration looks at it: read once, here and nowhere else.
+
+use std::{collections::BTreeMap, ffi::OsString};
+
+use super::error::{ConfigError, Place};
+
+/// What the names of our variables begin with.
+pub(super) const PREFIX: &str = "PATRONI_BROKER_";
+/// The path of the configuration file.
+pub(super) const FILE: &str = "PATRONI_BROKER_CONFIG";
+/// The configuration itself, as YAML, where there is no file.
+pub(super) const INLINE: &str = "PATRONI_BROKER_CONFIG_YAML";
+/// Variables whose names begin like this may hold master keys, named by `secrets.master_keys[].environment`.
+pub(super) const MASTER_KEY: &str = "PATRONI_BROKER_MASTER_KEY";
+
+/// A copy of the environment.
+#[derive(Default)]
+pub(super) struct Environment {
+    variables: BTreeMap<String, OsString>,
+}
+
+impl Environment {
+    /// The process's own.
+    pub(super) fn of_process() -> Self {
+        let variables = std::env::vars_os();
+        // Names that are not Unicode are not ours.
+        let variables = variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        Self {
+            variables: variables.collect(),
+        }
+    }
+
+    /// One made up.
+    pub(super) fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), OsString::from(value));
+        Self {
+            variables: variables.into_iter().map(owned).collect(),
+        }
+    }
+
+    /// A variable's value. An empty one counts as not set: templates of functions leave unused variables empty.
+    pub(super) fn get(&self, name: &str) -> Result<Option<&str>, ConfigError> {
+        match self.variables.get(name) {
+            None => Ok(None),
+            Some(value) => match value.to_str() {
+                Some(text) => Ok(Some(text).filter(|text| !text.is_empty())),
+                None => Err(ConfigError::new(&Place::whole(name), "", "is not valid UTF-8")),
+            },
+        }
+    }
+
+    /// Refuses variables that look like ours and mean nothing: a misspelt name would change nothing, silently.
+    pub(super) fn check(&self, known: &[String]) -> Result<(), ConfigError> {
+        let unknown = self.variables.iter().find(|(name, value)| {
+            name.starts_with(PREFIX)
+                && *name != FILE
+                && *name != INLINE
+                && !name.starts_with(MASTER_KEY)
+                && !is_service_link(name, value)
+                && !known.contains(name)
+        });
+        match unknown {
+            None => Ok(()),
+            Some((name, _)) => Err(ConfigError::new(
+                &Place::whole(name),
+                "",
+                format!(
+                    "no such variable: names are {PREFIX}<SECTION>_<KEY>, for example {PREFIX}KVSTORE_MACHINES"
+                ),
+            )),
+        }
+    }
+}
+
+/// Kubernetes puts these into every container beside a Service that is called `patroni-broker`.
+fn is_service_link(name: &str, value: &OsString) -> bool {
+    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
+    rest.starts_with("SERVICE_")
+        || rest.starts_with("PORT_")
+        || (rest == "PORT" && value.to_string_lossy().contains("://"))
+}
