@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
-use serde_json::Value;
 
 use crate::{
     broker::Broker,
@@ -59,7 +58,12 @@ impl Directory {
     /// A directory of these cells.
     #[must_use]
     pub fn of(cells: Vec<Cell>) -> Self {
-        Self(cells.into_iter().map(|cell| (cell.view.guid.clone(), cell)).collect())
+        Self(
+            cells
+                .into_iter()
+                .map(|cell| (cell.view.guid.clone(), cell))
+                .collect(),
+        )
     }
 
     fn is_empty(&self) -> bool {
@@ -84,12 +88,21 @@ pub async fn act(
     }
     let is_last = |effect: &&Effect| matches!(effect, Effect::Unmark | Effect::Bury);
     let (last, first): (Vec<&Effect>, Vec<&Effect>) = effects.iter().partition(is_last);
-    let done = join_all(first.into_iter().map(|effect| carry_out(broker, scene, effect, directory))).await;
+    let done = join_all(
+        first
+            .into_iter()
+            .map(|effect| carry_out(broker, scene, effect, directory)),
+    )
+    .await;
     let failed = take_in(done, directory, facts);
     match failed {
         Some(error) => Err(error),
         None => {
-            let done = join_all(last.into_iter().map(|effect| carry_out(broker, scene, effect, directory))).await;
+            let done = join_all(
+                last.into_iter()
+                    .map(|effect| carry_out(broker, scene, effect, directory)),
+            )
+            .await;
             take_in(done, directory, facts).map_or(Ok(()), Err)
         }
     }
@@ -120,7 +133,7 @@ fn take_in(done: Vec<Result<Finding, Error>>, directory: &mut Directory, facts: 
             Ok(Finding::Replication(states)) => facts.replication = Some(states),
             Ok(Finding::PortReleased) => facts.port_released = true,
             Ok(Finding::BindingsDropped) => facts.bindings_dropped = true,
-            Ok(Finding::Buried) => facts.buried = true,
+            Ok(Finding::Buried) => facts.gone = true,
             Ok(Finding::Trouble(text)) => facts.troubles.push(text),
         }
     }
@@ -150,7 +163,9 @@ async fn carry_out(
         }
         Effect::Project(node) => {
             if let Some(placed) = record.nodes.get(node) {
-                store.set(&keyspace::backend(id, *node), placed.cell.as_str(), None).await?;
+                store
+                    .set(&keyspace::backend(id, *node), placed.cell.as_str(), None)
+                    .await?;
             }
             Finding::Nothing
         }
@@ -164,23 +179,49 @@ async fn carry_out(
         }
         Effect::Prepare => prepare(broker, scene).await?,
         Effect::AskReplication => {
-            let api = scene.cluster.running_leader().and_then(|(_, leader)| leader.api.clone());
-            let Some(api) = api else { return Ok(Finding::Nothing) };
-            broker.patroni.replication(&api).await.map_or_else(Finding::Trouble, Finding::Replication)
+            let api = scene
+                .cluster
+                .running_leader()
+                .and_then(|(_, leader)| leader.api.clone());
+            let Some(api) = api else {
+                return Ok(Finding::Nothing);
+            };
+            broker
+                .patroni
+                .replication(&api)
+                .await
+                .map_or_else(Finding::Trouble, Finding::Replication)
         }
         Effect::Configure(patch) => {
             let password = broker.password(record, Kind::Rest)?;
-            let api = scene.cluster.running_leader().and_then(|(_, leader)| leader.api.clone());
-            let Some(api) = api else { return Ok(Finding::Nothing) };
-            tracing::info!(instance = %id, patch = %Value::Object(patch.clone()), "changing Patroni's configuration");
-            broker.patroni.configure(&api, &password, patch).await.map_or_else(Finding::Trouble, |()| Finding::Nothing)
+            let api = scene
+                .cluster
+                .running_leader()
+                .and_then(|(_, leader)| leader.api.clone());
+            let Some(api) = api else {
+                return Ok(Finding::Nothing);
+            };
+            tracing::info!(instance = %id, patch = ?patch, "changing Patroni's configuration");
+            broker
+                .patroni
+                .configure(&api, &password, patch)
+                .await
+                .map_or_else(Finding::Trouble, |()| Finding::Nothing)
         }
         Effect::Switchover { leader, candidate } => {
             let password = broker.password(record, Kind::Rest)?;
-            let api = scene.cluster.running_leader().and_then(|(_, leader)| leader.api.clone());
-            let Some(api) = api else { return Ok(Finding::Nothing) };
+            let api = scene
+                .cluster
+                .running_leader()
+                .and_then(|(_, leader)| leader.api.clone());
+            let Some(api) = api else {
+                return Ok(Finding::Nothing);
+            };
             tracing::info!(instance = %id, %leader, %candidate, "handing the leadership over");
-            let done = broker.patroni.switchover(&api, &password, leader, candidate).await;
+            let done = broker
+                .patroni
+                .switchover(&api, &password, leader, candidate)
+                .await;
             done.map_or_else(Finding::Trouble, |()| Finding::Nothing)
         }
         Effect::ReleasePort(port) => {
@@ -206,8 +247,15 @@ async fn carry_out(
     })
 }
 
-async fn start(broker: &Broker, record: &Record, node: NodeId, directory: &Directory) -> Result<Finding, Error> {
-    let Some(placed) = record.nodes.get(&node) else { return Ok(Finding::Nothing) };
+async fn start(
+    broker: &Broker,
+    record: &Record,
+    node: NodeId,
+    directory: &Directory,
+) -> Result<Finding, Error> {
+    let Some(placed) = record.nodes.get(&node) else {
+        return Ok(Finding::Nothing);
+    };
     let Some(cell) = directory.0.get(&placed.cell) else {
         let answer = StartAnswer::Refused(format!("cell {} is not alive", placed.cell));
         return Ok(Finding::Started(node, answer));
@@ -222,9 +270,14 @@ async fn start(broker: &Broker, record: &Record, node: NodeId, directory: &Direc
 }
 
 async fn remove(broker: &Broker, record: &Record, node: NodeId, directory: &Directory) -> Finding {
-    let Some(placed) = record.nodes.get(&node) else { return Finding::Nothing };
+    let Some(placed) = record.nodes.get(&node) else {
+        return Finding::Nothing;
+    };
     let Some(cell) = directory.0.get(&placed.cell) else {
-        return Finding::Removed(node, RemoveAnswer::NotYet(format!("cell {} is not alive", placed.cell)));
+        return Finding::Removed(
+            node,
+            RemoveAnswer::NotYet(format!("cell {} is not alive", placed.cell)),
+        );
     };
     Finding::Removed(node, broker.cells.remove(cell, node).await)
 }
@@ -239,7 +292,12 @@ async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
 }
 
 /// Removes what is left of a node that its cell has confirmed to be gone.
-async fn forget(store: &dyn Store, id: &InstanceId, node: NodeId, cluster: &Cluster) -> Result<(), StoreError> {
+async fn forget(
+    store: &dyn Store,
+    id: &InstanceId,
+    node: NodeId,
+    cluster: &Cluster,
+) -> Result<(), StoreError> {
     if let Some(index) = cluster.member(node).and_then(|member| member.index) {
         gone_or_other(store.compare_and_delete(&keyspace::member(id, node), index).await)?;
     }
@@ -255,7 +313,10 @@ async fn delete_projection(store: &dyn Store, id: &InstanceId, node: NodeId) -> 
 }
 
 async fn delete_projections(store: &dyn Store, id: &InstanceId) -> Result<(), StoreError> {
-    let nodes = store.list(&keyspace::nodes(id), Read::Quorum).await?.unwrap_or_default();
+    let nodes = store
+        .list(&keyspace::nodes(id), Read::Quorum)
+        .await?
+        .unwrap_or_default();
     for node in nodes.keys().filter_map(|name| name.parse().ok()) {
         delete_projection(store, id, node).await?;
     }
@@ -265,7 +326,11 @@ async fn delete_projections(store: &dyn Store, id: &InstanceId) -> Result<(), St
 async fn delete_leaves(store: &dyn Store, directory: &str) -> Result<(), StoreError> {
     for (name, child) in store.list(directory, Read::Quorum).await?.unwrap_or_default() {
         if let Child::Leaf(entry) = child {
-            gone_or_other(store.compare_and_delete(&format!("{directory}/{name}"), entry.index).await)?;
+            gone_or_other(
+                store
+                    .compare_and_delete(&format!("{directory}/{name}"), entry.index)
+                    .await,
+            )?;
         }
     }
     Ok(())
@@ -311,7 +376,11 @@ async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
 /// # Errors
 /// When etcd cannot be written.
 pub async fn remove_directories(store: &dyn Store, id: &InstanceId) -> Result<(), StoreError> {
-    for directory in [keyspace::nodes(id), keyspace::bindings(id), keyspace::instance(id)] {
+    for directory in [
+        keyspace::nodes(id),
+        keyspace::bindings(id),
+        keyspace::instance(id),
+    ] {
         gone_or_other(store.remove_empty_directory(&directory).await)?;
     }
     Ok(())
@@ -319,8 +388,14 @@ pub async fn remove_directories(store: &dyn Store, id: &InstanceId) -> Result<()
 
 /// A handler that was frozen here may find the tombstone of a later life: the later one stays.
 async fn write_tombstone(broker: &Broker, record: &Record) -> Result<(), StoreError> {
-    let Some(operation) = record.latest_operation().cloned() else { return Ok(()) };
-    let tombstone = Tombstone { incarnation: record.incarnation, operation, retired: record.retired.clone() };
+    let Some(operation) = record.latest_operation().cloned() else {
+        return Ok(());
+    };
+    let tombstone = Tombstone {
+        incarnation: record.incarnation,
+        operation,
+        retired: record.retired.clone(),
+    };
     let value = serde_json::to_string(&tombstone).unwrap_or_default();
     let (store, ttl) = (&*broker.store, Some(broker.settings.tombstone_ttl));
     let key = keyspace::tombstone(&record.instance_id);
@@ -328,23 +403,29 @@ async fn write_tombstone(broker: &Broker, record: &Record) -> Result<(), StoreEr
         Err(StoreError::Conflict { .. }) => {}
         other => return other.map(drop),
     }
-    let Some(there) = store.get(&key, Read::Quorum).await? else { return Ok(()) };
+    let Some(there) = store.get(&key, Read::Quorum).await? else {
+        return Ok(());
+    };
     let later = serde_json::from_str::<Tombstone>(&there.value)
         .is_ok_and(|other| other.operation.started > tombstone.operation.started);
     if later || there.value == value {
         return Ok(());
     }
-    store.compare_and_swap(&key, &value, there.index, ttl).await.map(drop)
+    store
+        .compare_and_swap(&key, &value, there.index, ttl)
+        .await
+        .map(drop)
 }
 
 /// Deletes the marker of an operation that has ended.
 async fn unmark(broker: &Broker, record: &Record) -> Result<(), StoreError> {
     let (store, key) = (&*broker.store, keyspace::operation(&record.instance_id));
-    let Some(entry) = store.get(&key, Read::Quorum).await? else { return Ok(()) };
+    let Some(entry) = store.get(&key, Read::Quorum).await? else {
+        return Ok(());
+    };
     let latest = record.latest_operation().map(|operation| operation.id);
-    let may_go = Marker::parse(&entry.value).is_none_or(|marker| {
-        Some(marker.operation) == latest || marker.is_stale(broker.clock.now())
-    });
+    let may_go = Marker::parse(&entry.value)
+        .is_none_or(|marker| Some(marker.operation) == latest || marker.is_stale(broker.clock.now()));
     if may_go {
         gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
     }

@@ -51,8 +51,8 @@ pub struct Pass {
 impl Pass {
     /// Whether the instance is gone, record and all.
     #[must_use]
-    pub fn is_buried(&self) -> bool {
-        self.facts.buried
+    pub fn is_gone(&self) -> bool {
+        self.facts.gone
     }
 }
 
@@ -61,9 +61,17 @@ impl Pass {
 /// # Errors
 /// When etcd cannot be read, or what is there is not a record.
 pub async fn read_record(broker: &Broker, id: &InstanceId) -> Result<Option<Current>, Error> {
-    let Some(entry) = broker.store.get(&keyspace::record(id), Read::Quorum).await? else { return Ok(None) };
-    let record = Record::parse(&entry.value).map_err(|source| Error::Corrupt { what: "instance", source })?;
-    Ok(Some(Current { record, index: entry.index }))
+    let Some(entry) = broker.store.get(&keyspace::record(id), Read::Quorum).await? else {
+        return Ok(None);
+    };
+    let record = Record::parse(&entry.value).map_err(|source| Error::Corrupt {
+        what: "instance",
+        source,
+    })?;
+    Ok(Some(Current {
+        record,
+        index: entry.index,
+    }))
 }
 
 /// Reads what Patroni publishes about an instance.
@@ -83,20 +91,35 @@ pub async fn read_cluster(broker: &Broker, id: &InstanceId) -> Result<Cluster, E
 pub async fn advance(broker: &Broker, id: &InstanceId) -> Result<Option<Pass>, Error> {
     let (current, cluster) = join!(read_record(broker, id), read_cluster(broker, id));
     let Some(current) = current? else { return Ok(None) };
-    run(broker, current, cluster?, Directory::default(), Facts::default()).await.map(Some)
+    run(broker, current, cluster?, Directory::default(), Facts::default())
+        .await
+        .map(Some)
 }
 
 /// The same, from a record that was just written, with cells that were just listed.
 ///
 /// # Errors
 /// As [`advance`].
-pub async fn advance_from(broker: &Broker, current: Current, cells: Option<Vec<Cell>>) -> Result<Pass, Error> {
+pub async fn advance_from(
+    broker: &Broker,
+    current: Current,
+    cells: Option<Vec<Cell>>,
+) -> Result<Pass, Error> {
     let cluster = read_cluster(broker, &current.record.instance_id).await?;
     let facts = Facts {
-        cells: cells.as_ref().map(|cells| cells.iter().map(|cell| cell.view.clone()).collect()),
+        cells: cells
+            .as_ref()
+            .map(|cells| cells.iter().map(|cell| cell.view.clone()).collect()),
         ..Facts::default()
     };
-    run(broker, current, cluster, Directory::of(cells.unwrap_or_default()), facts).await
+    run(
+        broker,
+        current,
+        cluster,
+        Directory::of(cells.unwrap_or_default()),
+        facts,
+    )
+    .await
 }
 
 async fn run(
@@ -123,12 +146,19 @@ async fn run(
             now: broker.clock.now(),
             seed,
         });
-        let effects: Vec<Effect> = decision.effects.into_iter().filter(|effect| !done.contains(effect)).collect();
+        let effects: Vec<Effect> = decision
+            .effects
+            .into_iter()
+            .filter(|effect| !done.contains(effect))
+            .collect();
         if decision.record != current.record {
             match write(broker, &current, &decision.record).await? {
                 Some(index) => {
                     log_transition(&current.record, &decision.record);
-                    current = Current { record: decision.record, index };
+                    current = Current {
+                        record: decision.record,
+                        index,
+                    };
                 }
                 None => {
                     let incarnation = current.record.incarnation;
@@ -138,7 +168,7 @@ async fn run(
                         Some(again) if again.record.incarnation == incarnation => current = again,
                         // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
                         _ => {
-                            facts.buried = true;
+                            facts.gone = true;
                             break;
                         }
                     }
@@ -148,9 +178,13 @@ async fn run(
         } else if effects.is_empty() {
             break;
         }
-        let scene = Scene { record: &current.record, index: current.index, cluster: &cluster };
+        let scene = Scene {
+            record: &current.record,
+            index: current.index,
+            cluster: &cluster,
+        };
         act::act(broker, scene, &effects, &mut directory, &mut facts).await?;
-        if facts.buried {
+        if facts.gone {
             break;
         }
         if effects.iter().any(Effect::touches_cluster) {
@@ -161,20 +195,31 @@ async fn run(
     for trouble in &facts.troubles {
         tracing::warn!(instance = %id, trouble, "a step did not succeed; it is tried again");
     }
-    Ok(Pass { record: current.record, index: current.index, facts, cluster })
+    Ok(Pass {
+        record: current.record,
+        index: current.index,
+        facts,
+        cluster,
+    })
 }
 
 /// Writes the next record; `None` when somebody else wrote first, or nobody knows.
 async fn write(broker: &Broker, current: &Current, next: &Record) -> Result<Option<Index>, Error> {
     let key = keyspace::record(&next.instance_id);
     let value = next.to_json();
-    match broker.store.compare_and_swap(&key, &value, current.index, None).await {
+    match broker
+        .store
+        .compare_and_swap(&key, &value, current.index, None)
+        .await
+    {
         Ok(index) => Ok(Some(index)),
         Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(None),
         Err(StoreError::Ambiguous { .. }) => {
             // If it stands there, it was written, by whomever: equal records are equal intentions.
             let there = broker.store.get(&key, Read::Quorum).await?;
-            Ok(there.filter(|entry| entry.value == value).map(|entry| entry.index))
+            Ok(there
+                .filter(|entry| entry.value == value)
+                .map(|entry| entry.index))
         }
         Err(error) => Err(error.into()),
     }

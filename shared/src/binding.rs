@@ -79,13 +79,21 @@ impl Binding {
     /// (PostgreSQL cuts names off at 63 bytes). Another one for each life of a binding id.
     #[must_use]
     pub fn role(&self, instance: &InstanceId, binding: &BindingId) -> String {
-        let (life, own_life) = (self.instance_incarnation.to_string(), self.incarnation.to_string());
+        let (life, own_life) = (
+            self.instance_incarnation.to_string(),
+            self.incarnation.to_string(),
+        );
         let mut hash = Sha256::new();
         for part in [instance.as_str(), &life, binding.as_str(), &own_life] {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }
-        let digits: String = hash.finalize().iter().take(20).map(|byte| format!("{byte:02x}")).collect();
+        let digits: String = hash
+            .finalize()
+            .iter()
+            .take(20)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("b_{digits}")
     }
 }

@@ -53,6 +53,8 @@ pub struct Settings {
     pub update_deadline: Duration,
     /// How long a deprovision may take before it is reported as failed (it goes on all the same).
     pub deprovision_deadline: Duration,
+    /// How long a request waits for the end of an operation, in the lenient posture.
+    pub synchronous_wait: Duration,
     /// How long the outcome of a deprovision is kept.
     pub tombstone_ttl: Duration,
     /// What is known of cells beside their heartbeats.
@@ -69,8 +71,12 @@ impl Broker {
     /// # Errors
     /// When the catalog does not hold the plan any more.
     pub fn plan_configuration(&self, record: &Record) -> Result<Map<String, Value>, Error> {
-        let plan = self.settings.catalog.plan(&record.request.service_id, &record.request.plan_id);
-        let plan = plan.map_err(|error| Error::Unprocessable(format!("the plan of this instance is gone: {error}")))?;
+        let plan = self
+            .settings
+            .catalog
+            .plan(&record.request.service_id, &record.request.plan_id);
+        let (_, plan) = plan
+            .map_err(|error| Error::Unprocessable(format!("the plan of this instance is gone: {error}")))?;
         Ok(dynamic_configuration::of_plan(&plan.cluster))
     }
 
@@ -99,7 +105,10 @@ impl Broker {
         configuration: Map<String, Value>,
     ) -> Result<StartNode, DeriveError> {
         use secrecy::ExposeSecret;
-        let password = |kind| self.password(record, kind).map(|secret| secret.expose_secret().to_owned());
+        let password = |kind| {
+            self.password(record, kind)
+                .map(|secret| secret.expose_secret().to_owned())
+        };
         Ok(StartNode {
             service_id: record.request.service_id.clone(),
             plan_id: record.request.plan_id.clone(),
@@ -123,8 +132,14 @@ impl Broker {
     /// # Errors
     /// When the instance's master key is not configured.
     pub fn public_door(&self, record: &Record) -> Result<Option<Door>, DeriveError> {
-        let Some(port) = record.port.owned() else { return Ok(None) };
+        let Some(port) = record.port.owned() else {
+            return Ok(None);
+        };
         let password = self.password(record, Kind::Superuser)?;
-        Ok(Some(Door { host: self.settings.router_hostname.clone(), port: port.number(), password }))
+        Ok(Some(Door {
+            host: self.settings.router_hostname.clone(),
+            port: port.number(),
+            password,
+        }))
     }
 }

@@ -55,7 +55,12 @@ pub trait Databases: Send + Sync {
     /// the database unless they are there.
     async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError>;
     /// Makes a role that can log in and acts as the owner.
-    async fn create_login(&self, door: &Door, role: &str, password: &SecretString) -> Result<Login, DatabaseError>;
+    async fn create_login(
+        &self,
+        door: &Door,
+        role: &str,
+        password: &SecretString,
+    ) -> Result<Login, DatabaseError>;
     /// Takes the login away for good and ends its sessions.
     async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError>;
 }
@@ -73,16 +78,22 @@ impl Databases for PostgresDatabases {
             let row = client.query_one(sql, &[]).await.map_err(explain)?;
             let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
             if identifier != system_identifier {
-                return Err(DatabaseError(format!("it leads to another cluster (system identifier {identifier})")));
+                return Err(DatabaseError(format!(
+                    "it leads to another cluster (system identifier {identifier})"
+                )));
             }
             if in_recovery {
                 return Err(DatabaseError("it leads to a replica".to_owned()));
             }
-            let owner_there = client.query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&OWNER]).await;
+            let owner_there = client
+                .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&OWNER])
+                .await;
             if owner_there.map_err(explain)?.is_none() {
                 create(&client, &format!("CREATE ROLE {OWNER} NOLOGIN")).await?;
             }
-            let there = client.query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE]).await;
+            let there = client
+                .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE])
+                .await;
             if there.map_err(explain)?.is_none() {
                 create(&client, &format!("CREATE DATABASE {DATABASE} OWNER {OWNER}")).await?;
             }
@@ -91,7 +102,12 @@ impl Databases for PostgresDatabases {
         .await
     }
 
-    async fn create_login(&self, door: &Door, role: &str, password: &SecretString) -> Result<Login, DatabaseError> {
+    async fn create_login(
+        &self,
+        door: &Door,
+        role: &str,
+        password: &SecretString,
+    ) -> Result<Login, DatabaseError> {
         within_limit(async {
             let client = connect(door).await?;
             let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
@@ -106,7 +122,11 @@ impl Databases for PostgresDatabases {
                     client.batch_execute("ROLLBACK").await.map_err(explain)?;
                     let sql = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
                     let row = client.query_one(sql, &[&role]).await.map_err(explain)?;
-                    Ok(if row.get(0) { Login::Ready } else { Login::Withdrawn })
+                    Ok(if row.get(0) {
+                        Login::Ready
+                    } else {
+                        Login::Withdrawn
+                    })
                 }
                 Err(error) => Err(explain(error)),
             }
@@ -119,7 +139,10 @@ impl Databases for PostgresDatabases {
             let client = connect(door).await?;
             let name = quoted(role);
             create(&client, &format!("CREATE ROLE {name} NOLOGIN")).await?;
-            client.batch_execute(&format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL")).await.map_err(explain)?;
+            client
+                .batch_execute(&format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL"))
+                .await
+                .map_err(explain)?;
             // Committed: no new session can begin, so ending those that are there is final.
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
             client.query(sql, &[&role]).await.map_err(explain)?;
@@ -130,8 +153,15 @@ impl Databases for PostgresDatabases {
 }
 
 async fn within_limit<T>(call: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
-    let late = || DatabaseError(format!("PostgreSQL did not answer within {} s", CALL_LIMIT.as_secs()));
-    tokio::time::timeout(CALL_LIMIT, call).await.unwrap_or_else(|_| Err(late()))
+    let late = || {
+        DatabaseError(format!(
+            "PostgreSQL did not answer within {} s",
+            CALL_LIMIT.as_secs()
+        ))
+    };
+    tokio::time::timeout(CALL_LIMIT, call)
+        .await
+        .unwrap_or_else(|_| Err(late()))
 }
 
 async fn connect(door: &Door) -> Result<Client, DatabaseError> {
@@ -161,7 +191,12 @@ async fn create(client: &Client, sql: &str) -> Result<(), DatabaseError> {
 /// Two sessions that create the same thing at once get a unique violation instead of the friendlier error.
 fn exists_already(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| {
-        [&SqlState::DUPLICATE_OBJECT, &SqlState::DUPLICATE_DATABASE, &SqlState::UNIQUE_VIOLATION].contains(&code)
+        [
+            &SqlState::DUPLICATE_OBJECT,
+            &SqlState::DUPLICATE_DATABASE,
+            &SqlState::UNIQUE_VIOLATION,
+        ]
+        .contains(&code)
     })
 }
 

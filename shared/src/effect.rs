@@ -67,7 +67,11 @@ impl Effect {
     pub fn touches_cluster(&self) -> bool {
         matches!(
             self,
-            Self::Remove(_) | Self::Forget(_) | Self::Configure(_) | Self::Switchover { .. } | Self::ClearScope { .. }
+            Self::Remove(_)
+                | Self::Forget(_)
+                | Self::Configure(_)
+                | Self::Switchover { .. }
+                | Self::ClearScope { .. }
         )
     }
 }
@@ -93,8 +97,8 @@ pub struct Facts {
     pub port_released: bool,
     /// All bindings are gone.
     pub bindings_dropped: bool,
-    /// The record is gone.
-    pub buried: bool,
+    /// The record is gone: this pass has deleted it, or somebody else has.
+    pub gone: bool,
     /// Effects that failed otherwise, as sentences.
     pub troubles: Vec<String>,
 }

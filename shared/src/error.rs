@@ -4,8 +4,8 @@
 //! is for the log.
 
 use crate::{
-    database::DatabaseError, decide::placement::Shortage, ids::InvalidName, master_keys::DeriveError,
-    record::CorruptDocument, store::StoreError,
+    catalog::NotOnOffer, database::DatabaseError, decide::placement::Shortage, ids::InvalidName,
+    master_keys::DeriveError, record::CorruptDocument, store::StoreError,
 };
 
 /// Why a request was not done.
@@ -47,6 +47,15 @@ pub enum Error {
     /// No cell took a node.
     #[error("no cell could take the instance: {0}")]
     CellsUnavailable(String),
+    /// The client knows another version of the plan's maintenance than the catalog.
+    #[error("the maintenance_info of the request is not the one in the catalog; fetch the catalog again")]
+    MaintenanceInfoConflict,
+    /// The service or plan of the request is not in the catalog.
+    #[error(transparent)]
+    NotOnOffer(#[from] NotOnOffer),
+    /// The client waited for an operation that was given up.
+    #[error("{0}")]
+    Failed(String),
     /// The client asked to wait, and it took too long. The operation goes on.
     #[error("{0}")]
     Timeout(String),
@@ -54,7 +63,9 @@ pub enum Error {
     #[error("the broker cannot reach its store at the moment; nothing was lost, try again")]
     Store(#[from] StoreError),
     /// A document in etcd cannot be understood.
-    #[error("what is stored of this {what} cannot be understood by this broker; an operator has to look at it")]
+    #[error(
+        "what is stored of this {what} cannot be understood by this broker; an operator has to look at it"
+    )]
     Corrupt {
         /// What it describes: `instance`, `binding`.
         what: &'static str,
@@ -86,22 +97,36 @@ impl Error {
     /// The one table of status codes (osb-reference.md, 1).
     #[must_use]
     pub fn answer(&self) -> Answer {
-        let client = |status, word| Answer { status, word, retry_after: None, alarming: false };
-        let later = |status| Answer { status, word: None, retry_after: Some(5), alarming: true };
+        let client = |status, word| Answer {
+            status,
+            word,
+            retry_after: None,
+            alarming: false,
+        };
+        let later = |status| Answer {
+            status,
+            word: None,
+            retry_after: Some(5),
+            alarming: true,
+        };
         match self {
-            Self::BadRequest(_) | Self::InvalidName(_) => client(400, None),
+            Self::BadRequest(_) | Self::InvalidName(_) | Self::NotOnOffer(_) => client(400, None),
             Self::Unauthorized => client(401, None),
             Self::NotFound(_) => client(404, None),
             Self::Conflict(_) => client(409, None),
             Self::Gone(_) => client(410, None),
             Self::ApiVersion(_) => client(412, None),
             Self::AsyncRequired => client(422, Some("AsyncRequired")),
+            Self::MaintenanceInfoConflict => client(422, Some("MaintenanceInfoConflict")),
             Self::Concurrency(_) => client(422, Some("ConcurrencyError")),
             Self::Shortage(Shortage::NoCells) | Self::CellsUnavailable(_) => later(503),
             Self::Unprocessable(_) | Self::Shortage(_) => client(422, None),
-            Self::Corrupt { .. } | Self::MasterKey(_) => {
-                Answer { status: 500, word: None, retry_after: None, alarming: true }
-            }
+            Self::Corrupt { .. } | Self::MasterKey(_) | Self::Failed(_) => Answer {
+                status: 500,
+                word: None,
+                retry_after: None,
+                alarming: true,
+            },
             Self::Store(_) | Self::Database(_) => later(503),
             Self::Timeout(_) => later(504),
         }

@@ -35,14 +35,16 @@ impl PortRange {
     #[must_use]
     pub fn after(self, port: Port) -> Port {
         let next = port.number().checked_add(1).and_then(Port::new);
-        next.filter(|next| (self.first..=self.last).contains(next)).unwrap_or(self.first)
+        next.filter(|next| (self.first..=self.last).contains(next))
+            .unwrap_or(self.first)
     }
 
     /// The first port from `start` on, starting over at the end, that is not taken.
     #[must_use]
     pub fn free_from(self, start: Port, taken: &BTreeSet<Port>) -> Option<Port> {
         let numbers = self.first.number()..=self.last.number();
-        let (before, from): (Vec<Port>, Vec<Port>) = numbers.filter_map(Port::new).partition(|port| *port < start);
+        let (before, from): (Vec<Port>, Vec<Port>) =
+            numbers.filter_map(Port::new).partition(|port| *port < start);
         from.into_iter().chain(before).find(|port| !taken.contains(port))
     }
 }
@@ -67,25 +69,42 @@ pub async fn first_candidate(store: &dyn Store, range: PortRange) -> Result<Port
         Some(Child::Leaf(entry)) => entry.value.trim().parse().ok(),
         _ => None,
     };
-    Ok(hint.filter(|port| (range.first..=range.last).contains(port)).unwrap_or(range.first))
+    Ok(hint
+        .filter(|port| (range.first..=range.last).contains(port))
+        .unwrap_or(range.first))
 }
 
 /// Gives every allocation that an older router wrote an owner key. Its owner has no record, so it carries no incarnation;
 /// nothing ever takes it away but an operator.
 async fn adopt_allocations(store: &dyn Store) -> Result<(), StoreError> {
-    for (id, child) in store.list(keyspace::ALLOCATIONS, Read::Quorum).await?.unwrap_or_default() {
+    for (id, child) in store
+        .list(keyspace::ALLOCATIONS, Read::Quorum)
+        .await?
+        .unwrap_or_default()
+    {
         let Child::Leaf(entry) = child else { continue };
         let Ok(port) = entry.value.trim().parse::<Port>() else {
-            tracing::warn!(instance = id, value = entry.value, "an allocation is not a port; it is left alone");
+            tracing::warn!(
+                instance = id,
+                value = entry.value,
+                "an allocation is not a port; it is left alone"
+            );
             continue;
         };
         match store.create(&keyspace::port(port), &id, None).await {
-            Ok(_) => tracing::info!(instance = id, port = port.number(), "adopted the port of an older router's allocation"),
+            Ok(_) => tracing::info!(
+                instance = id,
+                port = port.number(),
+                "adopted the port of an older router's allocation"
+            ),
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error),
         }
     }
-    match store.create(keyspace::PORTS_ADOPTED, "all allocations have an owner", None).await {
+    match store
+        .create(keyspace::PORTS_ADOPTED, "all allocations have an owner", None)
+        .await
+    {
         Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -95,7 +114,13 @@ async fn adopt_allocations(store: &dyn Store) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When etcd cannot be read or written; then the port may be owned already, which a repetition finds out.
-pub async fn claim(store: &dyn Store, record: &Record, port: Port, misses: u32, range: PortRange) -> Result<PortFact, StoreError> {
+pub async fn claim(
+    store: &dyn Store,
+    record: &Record,
+    port: Port,
+    misses: u32,
+    range: PortRange,
+) -> Result<PortFact, StoreError> {
     let key = keyspace::port(port);
     let value = owner_value(&record.instance_id, record.incarnation);
     match store.create(&key, &value, None).await {
@@ -107,9 +132,15 @@ pub async fn claim(store: &dyn Store, record: &Record, port: Port, misses: u32, 
         Some(entry) if entry.value == value => Ok(PortFact::Ours(port)),
         // It went, or the lost write has not come yet: this or the next pass tries again.
         None => Ok(PortFact::Unknown),
-        Some(_) if misses < MISSES => Ok(PortFact::Taken { port, next: range.after(port) }),
+        Some(_) if misses < MISSES => Ok(PortFact::Taken {
+            port,
+            next: range.after(port),
+        }),
         Some(_) => {
-            let owned = store.list(keyspace::PORTS, Read::Quorum).await?.unwrap_or_default();
+            let owned = store
+                .list(keyspace::PORTS, Read::Quorum)
+                .await?
+                .unwrap_or_default();
             let taken = owned.keys().filter_map(|name| name.parse().ok()).collect();
             let free = range.free_from(port, &taken);
             Ok(free.map_or(PortFact::Exhausted, |next| PortFact::Taken { port, next }))
@@ -124,7 +155,12 @@ pub async fn claim(store: &dyn Store, record: &Record, port: Port, misses: u32, 
 ///
 /// # Errors
 /// When etcd cannot be read or written.
-pub async fn allocate(store: &dyn Store, record: &Record, port: Port, range: PortRange) -> Result<(), StoreError> {
+pub async fn allocate(
+    store: &dyn Store,
+    record: &Record,
+    port: Port,
+    range: PortRange,
+) -> Result<(), StoreError> {
     let key = keyspace::allocation(&record.instance_id);
     let value = port.to_string();
     match store.create(&key, &value, None).await {
@@ -132,7 +168,9 @@ pub async fn allocate(store: &dyn Store, record: &Record, port: Port, range: Por
         Err(StoreError::Conflict { .. }) => {}
         Err(error) => return Err(error),
     }
-    let Some(there) = store.get(&key, Read::Quorum).await? else { return Ok(()) };
+    let Some(there) = store.get(&key, Read::Quorum).await? else {
+        return Ok(());
+    };
     if there.value == value {
         return Ok(());
     }
@@ -156,7 +194,12 @@ async fn move_hint(store: &dyn Store, next: Port) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// When etcd cannot be read or written.
-pub async fn release(store: &dyn Store, record: &Record, port: Port, quarantine: Duration) -> Result<(), StoreError> {
+pub async fn release(
+    store: &dyn Store,
+    record: &Record,
+    port: Port,
+    quarantine: Duration,
+) -> Result<(), StoreError> {
     let key = keyspace::allocation(&record.instance_id);
     if let Some(there) = store.get(&key, Read::Quorum).await?
         && there.value == port.to_string()
@@ -168,7 +211,12 @@ pub async fn release(store: &dyn Store, record: &Record, port: Port, quarantine:
     if let Some(owner) = store.get(&key, Read::Quorum).await?
         && owner.value == ours
     {
-        gone_or_other(store.compare_and_swap(&key, QUARANTINE, owner.index, Some(quarantine)).await.map(drop))?;
+        gone_or_other(
+            store
+                .compare_and_swap(&key, QUARANTINE, owner.index, Some(quarantine))
+                .await
+                .map(drop),
+        )?;
     }
     Ok(())
 }
@@ -191,7 +239,10 @@ mod tests {
 
     #[test]
     fn the_range_starts_over_at_its_end() {
-        let range = PortRange { first: port(30000), last: port(30002) };
+        let range = PortRange {
+            first: port(30000),
+            last: port(30002),
+        };
         assert_eq!(range.after(port(30000)), port(30001));
         assert_eq!(range.after(port(30002)), port(30000));
         assert_eq!(range.after(port(65535)), port(30000));
@@ -200,10 +251,16 @@ mod tests {
 
     #[test]
     fn a_free_port_is_found_wherever_it_is() {
-        let range = PortRange { first: port(30000), last: port(30002) };
+        let range = PortRange {
+            first: port(30000),
+            last: port(30002),
+        };
         let taken = |numbers: &[u16]| numbers.iter().map(|number| port(*number)).collect();
         assert_eq!(range.free_from(port(30001), &taken(&[30001])), Some(port(30002)));
-        assert_eq!(range.free_from(port(30001), &taken(&[30001, 30002])), Some(port(30000)));
+        assert_eq!(
+            range.free_from(port(30001), &taken(&[30001, 30002])),
+            Some(port(30000))
+        );
         assert_eq!(range.free_from(port(30001), &taken(&[30000, 30001, 30002])), None);
     }
 }

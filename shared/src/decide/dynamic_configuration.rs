@@ -68,7 +68,7 @@ pub fn patch(current: &Value, wanted: &Map<String, Value>) -> Map<String, Value>
 mod tests {
     use super::*;
 
-    fn object(value: Value) -> Map<String, Value> {
+    fn object(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn nothing_is_patched_when_everything_is_there() {
-        let wanted = object(json!({"ttl": 30, "postgresql": {"use_slots": true}}));
+        let wanted = object(&json!({"ttl": 30, "postgresql": {"use_slots": true}}));
         let current =
             json!({"ttl": 30, "retry_timeout": 10, "postgresql": {"use_slots": true, "parameters": {}}});
         assert!(patch(&current, &wanted).is_empty());
