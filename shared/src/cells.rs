@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     cell_api::{Heartbeat, Refusal, StartNode, refusal},
+    config::Credentials,
     decide::placement::{CellView, Room},
     effect::StartAnswer,
     ids::{CellGuid, NodeId},
@@ -44,10 +45,8 @@ pub struct Cell {
 pub struct KnownCells {
     /// Cells listed in `backends:`; their `view.room` is empty.
     pub configured: Vec<Cell>,
-    /// User name for all other cells.
-    pub username: String,
-    /// Password for all other cells.
-    pub password: SecretString,
+    /// How to log in to all other cells; `None`: others are left alone.
+    pub others: Option<Credentials>,
 }
 
 impl KnownCells {
@@ -75,22 +74,27 @@ impl KnownCells {
                     continue;
                 }
             };
-            let room = Some(Room {
+            let guid = heartbeat.guid;
+            let view = CellView {
+                guid: guid.clone(),
+                availability_zone: heartbeat.availability_zone,
+                room: None,
+            };
+            let heard = self.others.as_ref().map(|credentials| Cell {
+                view,
+                uri: String::new(),
+                username: credentials.username.clone(),
+                password: credentials.password.clone(),
+            });
+            let Some(mut cell) = cells.remove(&guid).or(heard) else {
+                continue;
+            };
+            cell.view.room = Some(Room {
                 capacity: heartbeat.capacity,
                 load: heartbeat.load,
             });
-            let cell = cells.entry(heartbeat.guid.clone()).or_insert_with(|| Cell {
-                view: CellView {
-                    guid: heartbeat.guid,
-                    availability_zone: heartbeat.availability_zone,
-                    room: None,
-                },
-                uri: String::new(),
-                username: self.username.clone(),
-                password: self.password.clone(),
-            });
-            cell.view.room = room;
             cell.uri = heartbeat.uri;
+            cells.insert(guid, cell);
         }
         Ok(cells.into_values().collect())
     }

@@ -25,6 +25,8 @@ pub mod master_keys;
 pub mod parameters;
 pub mod patroni_rest;
 pub mod ports;
+pub mod reconcile;
 pub mod record;
 pub mod service;
+pub mod setup;
 pub mod store;

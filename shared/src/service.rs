@@ -25,6 +25,19 @@ pub enum Patience {
     Polls,
     /// It waits for the answer (lenient posture only).
     Waits,
+    /// It does not poll, and may not wait.
+    Neither,
+}
+
+impl Patience {
+    /// Refuses a client that cannot take the end of an operation at all.
+    fn check(self) -> Result<(), Error> {
+        if self == Self::Neither {
+            Err(Error::AsyncRequired)
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// An operation that begins now.

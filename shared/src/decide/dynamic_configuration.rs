@@ -76,7 +76,7 @@ mod tests {
     fn only_what_differs_is_patched() {
         let current = json!({"ttl": 30, "loop_wait": 2, "postgresql": {"use_slots": true, "parameters": {"max_connections": 100}}});
         let wanted = object(
-            json!({"loop_wait": 10, "postgresql": {"use_slots": true, "parameters": {"max_connections": 200}}, "pause": null}),
+            &json!({"loop_wait": 10, "postgresql": {"use_slots": true, "parameters": {"max_connections": 200}}, "pause": null}),
         );
         let patch = patch(&current, &wanted);
         assert_eq!(

@@ -42,6 +42,7 @@ pub enum Deprovisioned {
 /// # Errors
 /// `Gone` when there is no such instance, and what [`Error`] says of the store and of waiting.
 pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Deprovisioned, Error> {
+    command.patience.check()?;
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
             return Err(Error::Gone("there is no such instance".to_owned()));

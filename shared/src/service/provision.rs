@@ -63,6 +63,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         .plan(&request.service_id, &request.plan_id)?;
     let node_count = parameters::node_count(&request.parameters, plan)?;
     check_maintenance(command, plan)?;
+    command.patience.check()?;
     if let Some(current) = read_record(broker, &command.instance).await? {
         return join(broker, command, current).await;
     }
