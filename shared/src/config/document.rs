@@ -94,6 +94,7 @@ fn refusal(source: &Place, error: &serde_saphyr::Error) -> ConfigError {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("the key '{key}' stands twice")
         }
+        serde_saphyr::Error::MultipleDocuments { .. } => "a second YAML document begins here".to_owned(),
         other => {
             let text = other.to_string();
             // The place stands in front already.

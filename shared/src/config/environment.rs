@@ -41,6 +41,11 @@ impl Environment {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn set(&mut self, name: &str, value: OsString) {
+        self.variables.insert(name.to_owned(), value);
+    }
+
     /// A variable's value. An empty one counts as not set: templates of functions leave unused variables empty.
     pub(super) fn get(&self, name: &str) -> Result<Option<&str>, ConfigError> {
         match self.variables.get(name) {

@@ -84,8 +84,8 @@ pub(super) struct Sections {
 }
 
 impl Given {
-    pub(super) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let environment = Environment::of_process();
+    /// From the file at `path`, otherwise from the one that the environment names, or else from what it holds.
+    pub(super) fn load(path: Option<&Path>, environment: Environment) -> Result<Self, ConfigError> {
         let file = match path {
             Some(path) => Some(path.to_path_buf()),
             None => environment.get(environment::FILE)?.map(Into::into),

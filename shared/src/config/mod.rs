@@ -104,7 +104,7 @@ macro_rules! load {
             /// # Errors
             /// The first thing that is wrong with it, or missing.
             pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-                Self::of(&Given::load(path)?)
+                Self::of(&Given::load(path, Environment::of_process())?)
             }
 
             /// The same from a text, which errors call `source`, and variables, without a look at the process's
@@ -128,13 +128,17 @@ load!(Config, CellConfig, RouterConfig);
 impl Config {
     fn of(given: &Given) -> Result<Self, ConfigError> {
         let all = given.read()?;
+        let (broker, hostname) = (all.broker?, all.hostname?);
         let cell_credentials = match all.cell.credentials {
-            Err(missing) if all.backends.is_empty() => return Err(missing),
+            Err(missing) if all.backends.is_empty() => {
+                let reason = "without 'backends' it is how the cells are called that announce themselves";
+                return Err(missing.because(reason));
+            }
             credentials => credentials.ok(),
         };
         Ok(Self {
-            broker: all.broker?,
-            hostname: all.hostname?,
+            broker,
+            hostname,
             backends: all.backends,
             cell_credentials,
             kvstore: all.kvstore,

@@ -4,6 +4,8 @@ mod defaults;
 mod disclosure;
 mod example;
 mod refusals;
+mod refusals_of_catalog;
+mod sources;
 mod variables;
 
 use super::*;
@@ -42,4 +44,8 @@ fn message<T>(result: Result<T, ConfigError>) -> String {
         Ok(_) => "no error".to_owned(),
         Err(error) => error.to_string(),
     }
+}
+
+fn check(yaml: &str, expected: &str) {
+    assert_eq!(message(load(yaml)), expected, "said about\n{yaml}");
 }
