@@ -1,7 +1,8 @@
 //! The configuration: one YAML file with a section for each matter, and environment variables over it.
 //!
 //! **Where it comes from.** The file is the one that `--config` names, otherwise `PATRONI_BROKER_CONFIG`. Functions,
-//! which have no file, get the same YAML in `PATRONI_BROKER_CONFIG_YAML`, or do with variables alone.
+//! which may have no file, get the same YAML in `PATRONI_BROKER_CONFIG_YAML`, or do with variables alone. (AWS gives a
+//! function 4 kB of environment in all: a catalog with long texts is better a file in its package.)
 //!
 //! **Variables.** Every key of a section has one, which goes before the file:
 //! `PATRONI_BROKER_<SECTION>_<KEY>`, so `kvstore.machines` is `PATRONI_BROKER_KVSTORE_MACHINES`, and

@@ -1,3 +1,5 @@
+use ::secrecy::ExposeSecret;
+
 use super::*;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/bosh-lite.example.yml");
@@ -69,4 +71,25 @@ fn an_unreadable_variable_is_named() {
         message(Config::of(&given)),
         "PATRONI_BROKER_BROKER_PASSWORD: is not valid UTF-8"
     );
+}
+
+#[test]
+fn files_of_other_editors_are_read() {
+    let yaml = format!(
+        "\u{feff}{}",
+        LEAST.replace(
+            "{username: u, password: p}",
+            "\n  username: u\n  password: 0123\n  port: 9000"
+        )
+    );
+    let config = super::load(&yaml.replace('\n', "\r\n")).unwrap();
+    assert_eq!(config.broker.port, 9000);
+    assert_eq!(config.broker.credentials[0].password.expose_secret(), "0123");
+}
+
+#[test]
+fn depth_is_limited() {
+    let yaml = format!("a: {}", "[".repeat(10_000));
+    let error = message(super::load(&yaml));
+    assert!(error.starts_with("x.yml:1: not readable as YAML: "), "{error}");
 }
