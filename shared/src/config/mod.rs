@@ -15,6 +15,8 @@
 //! **Guarantees.** What is loaded has been checked as a whole: unknown keys anywhere, also in sections that the
 //! process does not use, are errors. An error names the file and line (or variable) and the key, and holds no secret.
 //! A process needs only its part: a cell needs no master key and should not be given one.
+//! **Caveats.** The name of an unknown key is shown, so a secret that was written as a key is. What was read stays in
+//! memory as plain text until loading has ended.
 
 mod backend;
 mod broker;
