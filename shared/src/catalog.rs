@@ -7,6 +7,8 @@
 
 mod published;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};

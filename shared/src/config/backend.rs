@@ -25,13 +25,13 @@ pub struct Backend {
 const KEYS: &[&str] = &["guid", "availability_zone", "uri", "username", "password"];
 
 pub(super) fn read(value: Value) -> Result<Vec<Backend>, ConfigError> {
-    let mut guids = Unique::default();
+    let (mut guids, mut uris) = (Unique::default(), Unique::default());
     let backend = |value| {
         let mut section = Section::element(value, KEYS)?;
         Ok(Backend {
-            guid: section.required("guid", |value| guids.name(value))?,
+            guid: section.required("guid", |value| guids.value(value, Value::parsed))?,
             availability_zone: section.required("availability_zone", Value::text)?,
-            uri: section.required("uri", Value::http_url)?,
+            uri: section.required("uri", |value| uris.value(value, Value::http_url))?,
             credentials: credentials::required(&mut section)?,
         })
     };

@@ -62,17 +62,19 @@ pub(super) fn read(top: &mut Section<'_>) -> Result<Result<Catalog, ConfigError>
     let mut section = top.section("catalog", KEYS)?;
     let services = match (section.optional("services", Ok)?, original) {
         (Some(_), Some(original)) => {
-            return Err(original.error("is another spelling of 'catalog.services', which is given too"));
+            return Err(original
+                .spot
+                .error("is another spelling of 'catalog.services', which is given too"));
         }
         (Some(services), None) | (None, Some(services)) => services,
         (None, None) => return Ok(Err(section.missing("services"))),
     };
     let mut unique = CatalogWide::default();
-    let mut list = Vec::new();
-    for value in services.elements()? {
-        list.push(service(value, &mut unique)?);
-    }
-    Ok(Ok(Catalog::new(list)))
+    let services = services.elements()?.into_iter();
+    let services = services
+        .map(|value| service(value, &mut unique))
+        .collect::<Result<_, _>>()?;
+    Ok(Ok(Catalog::new(services)))
 }
 
 /// What must differ over the whole catalog.
@@ -107,13 +109,8 @@ fn service(value: Value, unique: &mut CatalogWide) -> Result<Service, ConfigErro
 }
 
 fn plans(value: Value, ids: &mut Unique) -> Result<Vec<Plan>, ConfigError> {
-    let none = value.error("must hold at least one plan");
     let mut names = Unique::default();
-    let mut plans = Vec::new();
-    for value in value.elements()? {
-        plans.push(plan(value, ids, &mut names)?);
-    }
-    if plans.is_empty() { Err(none) } else { Ok(plans) }
+    value.some("plan", |value| plan(value, ids, &mut names))
 }
 
 fn plan(value: Value, ids: &mut Unique, names: &mut Unique) -> Result<Plan, ConfigError> {
@@ -138,18 +135,16 @@ fn plan(value: Value, ids: &mut Unique, names: &mut Unique) -> Result<Plan, Conf
 
 /// `[a-z0-9-]+`, not only dashes: what all checkers of the specification accept.
 fn name(value: Value, unique: &mut Unique) -> Result<String, ConfigError> {
-    let (place, path) = (value.place().clone(), value.path.clone());
+    let spot = value.spot.clone();
     let name = unique.text(value)?;
-    let fits =
-        name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '-')) && name.chars().any(|c| c != '-');
-    if fits {
+    let fits = |c| matches!(c, 'a'..='z' | '0'..='9' | '-');
+    if name.chars().all(fits) && name.chars().any(|c| c != '-') {
         return Ok(name);
     }
-    let problem = format!(
-        "must be lower case letters, digits and dashes, not '{}'",
-        shown(&name)
-    );
-    Err(ConfigError::new(&place, &path, problem))
+    let name = shown(&name);
+    Err(spot.error(format!(
+        "must be lower case letters, digits and dashes, not '{name}'"
+    )))
 }
 
 fn texts(value: Value) -> Result<Vec<String>, ConfigError> {
@@ -199,16 +194,14 @@ fn maintenance_info(value: Value) -> Result<MaintenanceInfo, ConfigError> {
 }
 
 fn version(value: Value) -> Result<String, ConfigError> {
-    let (place, path) = (value.place().clone(), value.path.clone());
-    let text = value.text()?;
+    let (spot, text) = value.spot_and_text()?;
     if is_semantic_version(&text) {
         return Ok(text);
     }
-    let problem = format!(
-        "must be a semantic version such as '1.0.0', not '{}'",
-        shown(&text)
-    );
-    Err(ConfigError::new(&place, &path, problem))
+    let text = shown(&text);
+    Err(spot.error(format!(
+        "must be a semantic version such as '1.0.0', not '{text}'"
+    )))
 }
 
 /// The grammar of semver.org, 2.0.0.

@@ -126,17 +126,7 @@ fn patroni(section: &mut Section<'_>) -> Result<PatroniProgram, ConfigError> {
 }
 
 fn command(value: Value) -> Result<Vec<String>, ConfigError> {
-    let none = value.error("must name a program");
-    let command: Vec<_> = value
-        .scalars()?
-        .into_iter()
-        .map(Value::text)
-        .collect::<Result<_, _>>()?;
-    if command.is_empty() {
-        Err(none)
-    } else {
-        Ok(command)
-    }
+    value.some_scalars("program", Value::text)
 }
 
 fn port(section: &mut Section<'_>, key: &str, default: u16) -> Result<Port, ConfigError> {

@@ -13,6 +13,7 @@ const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_la
 
 /// More replicas than this stream from one leader only with care that the broker does not take.
 const MOST_NODES: u32 = 32;
+const DEFAULT_NODES: NodeCount = NodeCount { default: 2, max: 4 };
 
 /// Defaults: 2 nodes, at most 4; asynchronous; Patroni's own timing.
 pub(super) fn read(section: &mut Section<'_>) -> Result<Cluster, ConfigError> {
@@ -27,25 +28,21 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<Cluster, ConfigError> {
 }
 
 fn nodes(section: &mut Section<'_>) -> Result<NodeCount, ConfigError> {
-    let count = |value: Value| value.number(1..=MOST_NODES);
-    let default = section.optional("default", count)?;
-    let max = section.optional("max", count)?;
-    let nodes = NodeCount {
-        default: default
-            .or(max)
-            .map_or(2, |given| if default.is_some() { given } else { given.min(2) }),
-        max: max
-            .or(default)
-            .map_or(4, |given| if max.is_some() { given } else { given.max(4) }),
-    };
-    if nodes.default > nodes.max {
-        let problem = format!(
-            "must not be less than the default of {}, but is {}",
-            nodes.default, nodes.max
-        );
-        return Err(section.error("max", problem));
-    }
-    Ok(nodes)
+    let default = section.optional("default", |value| value.number(1..=MOST_NODES))?;
+    // Not less than the default, where both are given.
+    let max = section.optional("max", |value| value.number(default.unwrap_or(1)..=MOST_NODES))?;
+    Ok(match (default, max) {
+        (Some(default), Some(max)) => NodeCount { default, max },
+        (Some(default), None) => NodeCount {
+            default,
+            max: default.max(DEFAULT_NODES.max),
+        },
+        (None, Some(max)) => NodeCount {
+            default: max.min(DEFAULT_NODES.default),
+            max,
+        },
+        (None, None) => DEFAULT_NODES,
+    })
 }
 
 /// Patroni's own defaults, and the limits that Patroni 4 enforces silently.
@@ -55,16 +52,14 @@ fn patroni(section: &mut Section<'_>) -> Result<PatroniTiming, ConfigError> {
         loop_wait: section.or("loop_wait", 10, |value| value.number(1..=3600))?,
         retry_timeout: section.or("retry_timeout", 10, |value| value.number(3..=3600))?,
         maximum_lag_on_failover: section.or("maximum_lag_on_failover", 1024 * 1024, |value| {
-            value.number(0..=u64::MAX)
+            value.number(0..=i64::MAX.unsigned_abs())
         })?,
     };
-    let least = timing.loop_wait + 2 * timing.retry_timeout;
-    if timing.ttl < least {
-        let problem = format!(
-            "must be at least loop_wait + 2 * retry_timeout, which is {least}, but is {}",
-            timing.ttl
-        );
-        return Err(section.error("ttl", problem));
+    let (ttl, least) = (timing.ttl, timing.loop_wait + 2 * timing.retry_timeout);
+    if ttl < least {
+        return Err(section.error(format!(
+            "ttl is {ttl}, but must be at least loop_wait + 2 * retry_timeout, which is {least}"
+        )));
     }
     Ok(timing)
 }

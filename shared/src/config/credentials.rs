@@ -44,10 +44,10 @@ pub(super) fn required(section: &mut Section<'_>) -> Result<Credentials, ConfigE
 }
 
 fn username(value: Value) -> Result<String, ConfigError> {
-    let colon = value.error("must not hold a colon or control characters");
+    let spot = value.spot.clone();
     let username = value.text_or_empty()?;
     if username.contains(|c: char| c == ':' || c.is_control()) {
-        return Err(colon);
+        return Err(spot.error("must not hold a colon or control characters"));
     }
     Ok(username)
 }

@@ -44,11 +44,36 @@ pub(super) struct Entry {
     pub(super) node: Node,
 }
 
+impl Content {
+    /// A text from elsewhere than a document.
+    pub(super) fn text(text: &str) -> Self {
+        Self::Scalar(Scalar {
+            text: text.to_owned(),
+            typed: text.into(),
+        })
+    }
+
+    /// The value as YAML understands it, for what is passed on as it is.
+    pub(super) fn into_json(self) -> Json {
+        match self {
+            Self::Null => Json::Null,
+            Self::Scalar(scalar) => scalar.typed,
+            Self::List(nodes) => nodes.into_iter().map(|it| it.content.into_json()).collect(),
+            Self::Mapping(entries) => {
+                let entry = |it: Entry| (it.key, it.node.content.into_json());
+                Json::Object(entries.into_iter().map(entry).collect())
+            }
+        }
+    }
+}
+
 impl Node {
     /// Reads one YAML document; an empty one is [`Content::Null`].
     pub(super) fn parse(source: &Place, text: &str) -> Result<Self, ConfigError> {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
+            // An excerpt of the file in an error may show a password.
+            with_snippet: false,
             // `yes` and `on` stay text: they are values of PostgreSQL's parameters.
             strict_booleans: true,
         };
@@ -59,7 +84,7 @@ impl Node {
     }
 }
 
-/// serde-saphyr's error in one line, without the excerpt of the file (which may show a password).
+/// serde-saphyr's error in one line.
 fn refusal(source: &Place, error: &serde_saphyr::Error) -> ConfigError {
     let error = error.without_snippet();
     let place = error
@@ -69,6 +94,7 @@ fn refusal(source: &Place, error: &serde_saphyr::Error) -> ConfigError {
         serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("the key '{key}' stands twice")
         }
+        serde_saphyr::Error::MultipleDocuments { .. } => "a second YAML document begins here".to_owned(),
         other => {
             let text = other.to_string();
             // The place stands in front already.

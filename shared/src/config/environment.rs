@@ -1,6 +1,9 @@
 //! The environment, as far as the configuration looks at it: read once, here and nowhere else.
 
-use std::{collections::BTreeMap, ffi::OsString};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+};
 
 use super::error::{ConfigError, Place};
 
@@ -38,6 +41,11 @@ impl Environment {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn set(&mut self, name: &str, value: OsString) {
+        self.variables.insert(name.to_owned(), value);
+    }
+
     /// A variable's value. An empty one counts as not set: templates of functions leave unused variables empty.
     pub(super) fn get(&self, name: &str) -> Result<Option<&str>, ConfigError> {
         match self.variables.get(name) {
@@ -72,10 +80,16 @@ impl Environment {
     }
 }
 
-/// Kubernetes puts these into every container beside a Service that is called `patroni-broker`.
-fn is_service_link(name: &str, value: &OsString) -> bool {
-    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
-    rest.starts_with("SERVICE_")
-        || rest.starts_with("PORT_")
-        || (rest == "PORT" && value.to_string_lossy().contains("://"))
+/// Kubernetes puts these into every container beside a Service whose name begins with `patroni-broker`.
+fn is_service_link(name: &str, value: &OsStr) -> bool {
+    let address = value.to_string_lossy().contains("://");
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && address)
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| {
+            let port = name
+                .split_once(protocol)
+                .and_then(|(before, _)| before.rsplit_once("_PORT_"));
+            port.is_some_and(|(_, number)| number.parse::<u16>().is_ok())
+        })
 }

@@ -22,6 +22,12 @@ impl ConfigError {
             problem: problem.into(),
         }
     }
+
+    /// The same error with a reason for what it asks for.
+    pub(super) fn because(mut self, reason: &str) -> Self {
+        self.problem = format!("{} ({reason})", self.problem);
+        self
+    }
 }
 
 struct Key<'a>(&'a str);

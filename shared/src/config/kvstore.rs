@@ -63,22 +63,6 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<KvStore, ConfigError> {
 }
 
 fn machines(value: Value) -> Result<Vec<String>, ConfigError> {
-    let none = value.error("must name at least one machine");
     let mut seen = Unique::default();
-    let machine = |value: Value| {
-        let (place, path) = (value.place().clone(), value.path.clone());
-        let url = value.http_url()?;
-        seen.check(&url, &place, &path)?;
-        Ok(url)
-    };
-    let machines: Vec<_> = value
-        .scalars()?
-        .into_iter()
-        .map(machine)
-        .collect::<Result<_, _>>()?;
-    if machines.is_empty() {
-        Err(none)
-    } else {
-        Ok(machines)
-    }
+    value.some_scalars("machine", |value| seen.value(value, Value::http_url))
 }

@@ -1,7 +1,8 @@
 //! The configuration: one YAML file with a section for each matter, and environment variables over it.
 //!
 //! **Where it comes from.** The file is the one that `--config` names, otherwise `PATRONI_BROKER_CONFIG`. Functions,
-//! which have no file, get the same YAML in `PATRONI_BROKER_CONFIG_YAML`, or do with variables alone.
+//! which may have no file, get the same YAML in `PATRONI_BROKER_CONFIG_YAML`, or do with variables alone. (AWS gives a
+//! function 4 kB of environment in all: a catalog with long texts is better a file in its package.)
 //!
 //! **Variables.** Every key of a section has one, which goes before the file:
 //! `PATRONI_BROKER_<SECTION>_<KEY>`, so `kvstore.machines` is `PATRONI_BROKER_KVSTORE_MACHINES`, and
@@ -14,6 +15,8 @@
 //! **Guarantees.** What is loaded has been checked as a whole: unknown keys anywhere, also in sections that the
 //! process does not use, are errors. An error names the file and line (or variable) and the key, and holds no secret.
 //! A process needs only its part: a cell needs no master key and should not be given one.
+//! **Caveats.** The name of an unknown key is shown, so a secret that was written as a key is. What was read stays in
+//! memory as plain text until loading has ended.
 
 mod backend;
 mod broker;
@@ -24,6 +27,7 @@ mod credentials;
 mod document;
 mod environment;
 mod error;
+mod given;
 mod kvstore;
 mod operations;
 mod ports;
@@ -49,16 +53,10 @@ pub use self::{
     ports::Ports,
     router::Router,
 };
-use self::{
-    document::Node,
-    environment::Environment,
-    error::Place,
-    secrets::Secrets,
-    section::{Section, variable},
-};
+use self::{environment::Environment, given::Given};
 use crate::{catalog::Catalog, master_keys::MasterKeys};
 
-/// What the broker needs: every handler, and `local-runner broker`.
+/// What the broker needs, that is every handler, and `local-runner broker`.
 #[derive(Debug)]
 pub struct Config {
     /// `broker`.
@@ -100,38 +98,50 @@ pub struct RouterConfig {
     pub kvstore: KvStore,
 }
 
+macro_rules! load {
+    ($($type:ident),*) => {$(
+        impl $type {
+            /// Loads the file at `path`, otherwise the one that the environment names or holds, and the environment's
+            /// variables over it.
+            ///
+            /// # Errors
+            /// The first thing that is wrong with it, or missing.
+            pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+                Self::of(&Given::load(path, Environment::of_process())?)
+            }
+
+            /// The same from a text, which errors call `source`, and variables, without a look at the process's
+            /// environment or at other files than those of master keys.
+            ///
+            /// # Errors
+            /// The first thing that is wrong with it, or missing.
+            pub fn parse<'a>(
+                source: &str,
+                yaml: &str,
+                variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+            ) -> Result<Self, ConfigError> {
+                Self::of(&Given::parse(source, yaml, Environment::of(variables))?)
+            }
+        }
+    )*};
+}
+
+load!(Config, CellConfig, RouterConfig);
+
 impl Config {
-    /// Loads the broker's configuration: the file at `path`, otherwise the one that the environment names or holds,
-    /// and the environment's variables over it.
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, or missing.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::of(&Given::load(path)?)
-    }
-
-    /// The same from a text, which errors call `source`, and variables, without looking at files (but those of master
-    /// keys) or the process's environment.
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, or missing.
-    pub fn parse<'a>(
-        source: &str,
-        yaml: &str,
-        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, ConfigError> {
-        Self::of(&Given::parse(source, yaml, Environment::of(variables))?)
-    }
-
     fn of(given: &Given) -> Result<Self, ConfigError> {
         let all = given.read()?;
+        let (broker, hostname) = (all.broker?, all.hostname?);
         let cell_credentials = match all.cell.credentials {
-            Err(missing) if all.backends.is_empty() => return Err(missing),
+            Err(missing) if all.backends.is_empty() => {
+                let reason = "without 'backends' it is how the cells are called that announce themselves";
+                return Err(missing.because(reason));
+            }
             credentials => credentials.ok(),
         };
         Ok(Self {
-            broker: all.broker?,
-            hostname: all.hostname?,
+            broker,
+            hostname,
             backends: all.backends,
             cell_credentials,
             kvstore: all.kvstore,
@@ -144,26 +154,6 @@ impl Config {
 }
 
 impl CellConfig {
-    /// Loads a cell's configuration; see [`Config::load`].
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, or missing.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::of(&Given::load(path)?)
-    }
-
-    /// See [`Config::parse`].
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, or missing.
-    pub fn parse<'a>(
-        source: &str,
-        yaml: &str,
-        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, ConfigError> {
-        Self::of(&Given::parse(source, yaml, Environment::of(variables))?)
-    }
-
     fn of(given: &Given) -> Result<Self, ConfigError> {
         let all = given.read()?;
         Ok(Self {
@@ -174,151 +164,11 @@ impl CellConfig {
 }
 
 impl RouterConfig {
-    /// Loads the router's configuration; see [`Config::load`].
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, or missing.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::of(&Given::load(path)?)
-    }
-
-    /// See [`Config::parse`].
-    ///
-    /// # Errors
-    /// The first thing that is wrong with it, or missing.
-    pub fn parse<'a>(
-        source: &str,
-        yaml: &str,
-        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Self, ConfigError> {
-        Self::of(&Given::parse(source, yaml, Environment::of(variables))?)
-    }
-
     fn of(given: &Given) -> Result<Self, ConfigError> {
         let all = given.read()?;
         Ok(Self {
             router: all.router,
             kvstore: all.kvstore,
-        })
-    }
-}
-
-const SECTIONS: &[&str] = &[
-    "broker",
-    "router",
-    "backends",
-    "kvstore",
-    "catalog",
-    "services",
-    "ports",
-    "operations",
-    "cell",
-    "secrets",
-];
-
-/// The keys that have variables, by the path of their section.
-const VARIABLES: &[(&str, &[&str])] = &[
-    ("broker", broker::KEYS),
-    ("router", router::KEYS),
-    ("kvstore", kvstore::KEYS),
-    ("catalog", catalog::KEYS),
-    ("ports", ports::KEYS),
-    ("operations", operations::KEYS),
-    ("cell", cell::KEYS),
-    ("cell.patroni", cell::PATRONI_KEYS),
-    ("cell.postgresql", cell::POSTGRESQL_KEYS),
-    ("secrets", secrets::KEYS),
-];
-
-/// The names of all variables.
-fn known_variables() -> Vec<String> {
-    let path = |section: &str, key: &str| format!("{section}.{key}");
-    let is_section = |path: &String| VARIABLES.iter().any(|(section, _)| section == path);
-    VARIABLES
-        .iter()
-        .flat_map(|(section, keys)| keys.iter().map(move |key| path(section, key)))
-        .filter(|path| !is_section(path))
-        .chain(["backends".to_owned()])
-        .map(|path| variable(&path))
-        .collect()
-}
-
-/// A configuration before anything is taken from it.
-struct Given {
-    source: Place,
-    root: Node,
-    environment: Environment,
-}
-
-/// All sections. What only some processes need may be missing.
-struct Sections {
-    broker: Result<Broker, ConfigError>,
-    hostname: Result<String, ConfigError>,
-    router: Router,
-    backends: Vec<Backend>,
-    kvstore: KvStore,
-    catalog: Result<Catalog, ConfigError>,
-    ports: Ports,
-    operations: Operations,
-    cell: cell::Read,
-    secrets: Secrets,
-}
-
-impl Given {
-    fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let environment = Environment::of_process();
-        let file = match path {
-            Some(path) => Some(path.to_path_buf()),
-            None => environment.get(environment::FILE)?.map(Into::into),
-        };
-        let inline = environment.get(environment::INLINE)?.map(str::to_owned);
-        match (file, inline) {
-            (Some(file), inline) => {
-                let source = file.display().to_string();
-                if inline.is_some() {
-                    let problem = format!("is given, and {} is set too: one must go", environment::INLINE);
-                    return Err(ConfigError::new(&Place::whole(&source), "", problem));
-                }
-                let yaml = std::fs::read_to_string(&file).map_err(|error| {
-                    ConfigError::new(&Place::whole(&source), "", format!("cannot be read: {error}"))
-                })?;
-                Self::parse(&source, &yaml, environment)
-            }
-            (None, Some(yaml)) => Self::parse(environment::INLINE, &yaml, environment),
-            (None, None) => Self::parse(
-                "configuration (no --config or PATRONI_BROKER_CONFIG)",
-                "",
-                environment,
-            ),
-        }
-    }
-
-    fn parse(source: &str, yaml: &str, environment: Environment) -> Result<Self, ConfigError> {
-        let source = Place::whole(source);
-        environment.check(&known_variables())?;
-        let root = Node::parse(&source, yaml)?;
-        Ok(Self {
-            source,
-            root,
-            environment,
-        })
-    }
-
-    fn read(&self) -> Result<Sections, ConfigError> {
-        let root = self.root.clone();
-        let mut top = Section::top(&self.source, root, &self.environment, SECTIONS)?;
-        let mut router = top.section("router", router::KEYS)?;
-        Ok(Sections {
-            broker: broker::read(&mut top.section("broker", broker::KEYS)?)?,
-            hostname: router::hostname(&mut router)?,
-            router: router::read(&mut router)?,
-            backends: top.or("backends", Vec::new(), backend::read)?,
-            kvstore: kvstore::read(&mut top.section("kvstore", kvstore::KEYS)?)?,
-            catalog: catalog::read(&mut top)?,
-            ports: ports::read(&mut top.section("ports", ports::KEYS)?)?,
-            operations: operations::read(&mut top.section("operations", operations::KEYS)?)?,
-            cell: cell::read(&mut top.section("cell", cell::KEYS)?)?,
-            secrets: secrets::read(&mut top.section("secrets", secrets::KEYS)?)?,
         })
     }
 }

@@ -37,14 +37,12 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<Ports, ConfigError> {
 }
 
 fn range(value: Value) -> Result<(Port, Port), ConfigError> {
-    let (place, path) = (value.place().clone(), value.path.clone());
-    let text = value.text()?;
+    let (spot, text) = value.spot_and_text()?;
     parse(&text).ok_or_else(|| {
-        let problem = format!(
-            "must be two ports with the lower one first, such as '{DEFAULT_RANGE}', not '{}'",
-            shown(&text)
-        );
-        ConfigError::new(&place, &path, problem)
+        let text = shown(&text);
+        spot.error(format!(
+            "must be two ports with the lower one first, such as '{DEFAULT_RANGE}', not '{text}'"
+        ))
     })
 }
 

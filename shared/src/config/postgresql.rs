@@ -25,7 +25,7 @@ const OURS: &[&str] = &[
 
 /// A mapping of names to texts, numbers and booleans.
 pub(super) fn parameters(value: Value) -> Result<Map<String, Json>, ConfigError> {
-    let path = value.path.clone();
+    let path = value.spot.path.clone();
     let mut parameters = Map::new();
     for entry in value.entries()? {
         let key = format!("{path}.{}", shown(&entry.key));
@@ -37,7 +37,7 @@ pub(super) fn parameters(value: Value) -> Result<Map<String, Json>, ConfigError>
         if OURS.contains(&entry.key.to_ascii_lowercase().as_str()) {
             return refuse("is set by the broker itself");
         }
-        let setting = Value::of_file(key.clone(), entry.node).json();
+        let setting = entry.node.content.into_json();
         if !matches!(setting, Json::String(_) | Json::Number(_) | Json::Bool(_)) {
             return refuse("must be a text, a number or a boolean");
         }

@@ -32,8 +32,8 @@ fn parameters(section: &mut Section<'_>, key: &str) -> Result<Option<Map<String,
 }
 
 fn schema(value: Value) -> Result<Map<String, Json>, ConfigError> {
-    let (place, path) = (value.place().clone(), value.path.clone());
-    let refuse = |problem: String| Err(ConfigError::new(&place, &path, problem));
+    let spot = value.spot.clone();
+    let refuse = |problem: String| Err(spot.error(problem));
     let schema = value.json_object()?;
     let draft = schema.get("$schema").and_then(Json::as_str).unwrap_or_default();
     if draft.is_empty() {

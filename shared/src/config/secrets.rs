@@ -1,7 +1,5 @@
 //! Section `secrets`: where the master keys are.
 
-use std::path::PathBuf;
-
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -14,7 +12,7 @@ use super::{
     environment::Environment,
     error::{ConfigError, Place},
     section::Section,
-    value::{Unique, Value},
+    value::{Spot, Unique, Value},
 };
 
 pub(super) const KEYS: &[&str] = &["master_keys"];
@@ -30,66 +28,66 @@ pub(super) struct Secrets {
 /// Where one master key is.
 struct Source {
     id: String,
-    from: From,
-    place: Place,
-    path: String,
+    spot: Spot,
+    holder: Holder,
 }
 
-enum From {
+enum Holder {
     Environment(String),
-    File(PathBuf),
-    Value(SecretString),
+    File(String),
+    Configuration(SecretString),
 }
 
 pub(super) fn read(section: &mut Section<'_>) -> Result<Secrets, ConfigError> {
-    let keys = section.optional("master_keys", sources)?;
+    let mut ids = Unique::default();
+    let keys = section.optional("master_keys", |value| {
+        value.some("key, of which the first is for everything new", |value| {
+            source(value, &mut ids)
+        })
+    })?;
     Ok(Secrets {
         keys: keys.ok_or_else(|| section.missing("master_keys")),
     })
 }
 
-fn sources(value: Value) -> Result<Vec<Source>, ConfigError> {
-    let none = value.error("must hold at least one key; the first makes new passwords");
-    let mut ids = Unique::default();
-    let mut sources = Vec::new();
-    for value in value.elements()? {
-        sources.push(source(value, &mut ids)?);
-    }
-    if sources.is_empty() {
-        Err(none)
-    } else {
-        Ok(sources)
+fn source(value: Value, ids: &mut Unique) -> Result<Source, ConfigError> {
+    let mut section = Section::element(value, MASTER_KEY_KEYS)?;
+    let id = section.required("id", |value| ids.value(value, id))?;
+    let environment = section.optional("environment", |value| {
+        let (spot, name) = value.spot_and_text()?;
+        if !is_variable_name(&name) {
+            return Err(spot.error("must be the name of a variable, not its value"));
+        }
+        Ok((spot, Holder::Environment(name)))
+    })?;
+    let file = section.optional("file", |value| {
+        let (spot, path) = value.spot_and_text()?;
+        Ok((spot, Holder::File(path)))
+    })?;
+    let given = section.optional("value_for_development", |value| {
+        Ok((value.spot.clone(), Holder::Configuration(value.secret()?)))
+    })?;
+    let mut holders = [environment, file, given].into_iter().flatten();
+    match (holders.next(), holders.next()) {
+        (Some((spot, holder)), None) => Ok(Source { id, spot, holder }),
+        _ => Err(section.error("must have exactly one of environment, file and value_for_development")),
     }
 }
 
-fn source(value: Value, ids: &mut Unique) -> Result<Source, ConfigError> {
-    let (whole_place, whole_path) = (value.place().clone(), value.path.clone());
-    let mut section = Section::element(value, MASTER_KEY_KEYS)?;
-    let id = section.required("id", |value| ids.text(value))?;
-    let located = |value: &Value| (value.place().clone(), value.path.clone());
-    let environment = section.optional("environment", |value| {
-        Ok((located(&value), From::Environment(value.text()?)))
-    })?;
-    let file = section.optional("file", |value| {
-        Ok((located(&value), From::File(value.file_path()?)))
-    })?;
-    let given = section.optional("value_for_development", |value| {
-        Ok((located(&value), From::Value(value.secret()?)))
-    })?;
-    let mut ways = [environment, file, given].into_iter().flatten();
-    match (ways.next(), ways.next()) {
-        (Some(((place, path), from)), None) => Ok(Source {
-            id,
-            from,
-            place,
-            path,
-        }),
-        _ => Err(ConfigError::new(
-            &whole_place,
-            &whole_path,
-            "must have exactly one of environment, file and value_for_development",
-        )),
+/// An id stands in records and bindings.
+fn id(value: Value) -> Result<String, ConfigError> {
+    let (spot, id) = value.spot_and_text()?;
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    // A key in the place of its id must not be shown, nor get into records.
+    if id.len() <= 32 && id.bytes().all(fits) {
+        return Ok(id);
     }
+    Err(spot.error("must be at most 32 letters, digits, '.', '_' or '-'"))
+}
+
+fn is_variable_name(text: &str) -> bool {
+    !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|it| it.is_ascii_alphanumeric() || it == b'_')
 }
 
 impl Secrets {
@@ -98,12 +96,12 @@ impl Secrets {
     /// # Errors
     /// When none is configured, or one is not there, or is not a key.
     pub(super) fn resolve(self, environment: &Environment) -> Result<MasterKeys, ConfigError> {
-        let mut keys = Vec::new();
-        for source in self.keys? {
-            keys.push(source.resolve(environment)?);
-        }
-        // `sources` has made sure that there is one.
+        let sources = self.keys?.into_iter();
+        let keys = sources
+            .map(|it| it.resolve(environment))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut keys = keys.into_iter();
+        // `read` has made sure that there is one.
         let none = || ConfigError::new(&Place::whole("secrets"), "master_keys", "is missing");
         let active = keys.next().ok_or_else(none)?;
         Ok(MasterKeys::new(active, keys.collect()))
@@ -112,30 +110,40 @@ impl Secrets {
 
 impl Source {
     fn resolve(self, environment: &Environment) -> Result<MasterKey, ConfigError> {
-        let refuse = |problem: String| ConfigError::new(&self.place, &self.path, problem);
-        let text = match &self.from {
-            From::Environment(name) => environment.get(name)?.map(SecretString::from).ok_or_else(|| {
-                refuse(format!(
-                    "the environment variable {name} is not set: it must hold {RECIPE}"
-                ))
-            })?,
-            From::File(file) => std::fs::read_to_string(file)
-                .map(SecretString::from)
-                .map_err(|error| {
-                    let file = file.display();
-                    refuse(format!("{file} cannot be read ({error}): it must hold {RECIPE}"))
-                })?,
-            From::Value(value) => value.clone(),
+        let refuse = |problem: String| self.spot.error(problem);
+        let (what, text) = match &self.holder {
+            Holder::Environment(name) => {
+                let what = format!("the environment variable {}", unless_key(name));
+                match environment.get(name)? {
+                    Some(text) => (what, SecretString::from(text)),
+                    None => return Err(refuse(format!("{what} is not set; it must hold {RECIPE}"))),
+                }
+            }
+            Holder::File(path) => {
+                let what = format!("the file {}", unless_key(path));
+                match std::fs::read_to_string(path) {
+                    Ok(text) => (what, text.into()),
+                    Err(error) => {
+                        return Err(refuse(format!(
+                            "{what} cannot be read ({error}); it must hold {RECIPE}"
+                        )));
+                    }
+                }
+            }
+            Holder::Configuration(text) => ("this".to_owned(), text.clone()),
         };
-        let bytes = decode(text.expose_secret().trim()).ok_or_else(|| {
-            let what = match &self.from {
-                From::Environment(name) => format!("the environment variable {name}"),
-                From::File(file) => file.display().to_string(),
-                From::Value(_) => "it".to_owned(),
-            };
-            refuse(format!("{what} does not hold a master key, which is {RECIPE}"))
-        })?;
+        let bytes = decode(text.expose_secret().trim())
+            .ok_or_else(|| refuse(format!("{what} is not a master key, which is {RECIPE}")))?;
         Ok(MasterKey::new(self.id, bytes))
+    }
+}
+
+/// A name for a message: somebody may have written the key itself where its name belongs.
+fn unless_key(name: &str) -> &str {
+    if decode(name).is_some() {
+        "of that name"
+    } else {
+        name
     }
 }
 

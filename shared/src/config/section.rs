@@ -37,8 +37,8 @@ impl<'a> Section<'a> {
 
     /// An element of a list: variables do not reach into it.
     pub(super) fn element(value: Value, known: &'a [&'a str]) -> Result<Self, ConfigError> {
-        let (path, place) = (value.path.clone(), value.place().clone());
-        Self::new(path, place, value.entries()?, known, None)
+        let spot = value.spot.clone();
+        Self::new(spot.path, spot.place, value.entries()?, known, None)
     }
 
     fn new(
@@ -148,17 +148,14 @@ impl<'a> Section<'a> {
         let path = join(&self.path, key);
         let problem = match self.environment {
             None => "is missing".to_owned(),
-            Some(_) => format!(
-                "is missing: set it here, or in the environment as {}",
-                variable(&path)
-            ),
+            Some(_) => format!("is missing: set it or {}", variable(&path)),
         };
         ConfigError::new(&self.place, &path, problem)
     }
 
-    /// An error about one of the keys as a whole.
-    pub(super) fn error(&self, key: &str, problem: impl Into<String>) -> ConfigError {
-        ConfigError::new(&self.place, &join(&self.path, key), problem)
+    /// An error about the section as a whole.
+    pub(super) fn error(&self, problem: impl Into<String>) -> ConfigError {
+        ConfigError::new(&self.place, &self.path, problem)
     }
 
     fn remove(&mut self, key: &str) -> Option<Entry> {
