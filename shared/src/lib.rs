@@ -1,7 +1,11 @@
 //! What every part of the Patroni broker shares.
 
 pub mod cell_api;
+pub mod cluster;
+pub mod decide;
+pub mod effect;
 pub mod ids;
 pub mod keyspace;
+pub mod master_keys;
 pub mod record;
 pub mod store;
