@@ -4,6 +4,7 @@ pub mod cell_api;
 pub mod cluster;
 pub mod decide;
 pub mod effect;
+pub mod etcd;
 pub mod ids;
 pub mod keyspace;
 pub mod master_keys;
