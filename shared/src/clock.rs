@@ -16,7 +16,10 @@ pub trait Clock: Send + Sync {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "this is the one place where time comes from")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one place where time comes from"
+    )]
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

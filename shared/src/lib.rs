@@ -1,6 +1,7 @@
 //! What every part of the Patroni broker shares.
 
 pub mod cell_api;
+pub mod clock;
 pub mod cluster;
 pub mod decide;
 pub mod effect;

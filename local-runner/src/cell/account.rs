@@ -131,7 +131,10 @@ impl Account {
 
     fn succeeds(&self, command: &mut Command) -> bool {
         self.apply(command);
-        let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let quiet = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         quiet.status().is_ok_and(|status| status.success())
     }
 }
@@ -157,8 +160,7 @@ mod tests {
 
     #[test]
     fn a_user_is_found_by_its_whole_name() {
-        let passwd =
-            "root:x:0:0:root:/root:/bin/bash\npostgres2:x:7:8::/:/x\npostgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash\n";
+        let passwd = "root:x:0:0:root:/root:/bin/bash\npostgres2:x:7:8::/:/x\npostgres:x:101:104:,,,:/var/lib/postgresql:/bin/bash\n";
         assert_eq!(find(passwd, "postgres"), Some((101, 104)));
         assert_eq!(find(passwd, "root"), Some((0, 0)));
         assert_eq!(find(passwd, "post"), None);

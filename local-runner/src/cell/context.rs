@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use shared::{
     cell_api::{NodeParameters, NodeState, NodeStatus},
+    clock::{Clock, SystemClock},
     store::Store,
 };
 
@@ -22,6 +23,8 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     /// etcd.
     pub(super) store: Arc<dyn Store>,
+    /// The time.
+    pub(super) clock: SystemClock,
     /// What is on disk.
     pub(super) directory: DataDirectory,
     /// Whom Patroni runs as.
@@ -57,6 +60,6 @@ impl Context {
 
     /// Seconds since 1970, for names.
     pub(super) fn unix_time(&self) -> i64 {
-        0
+        self.clock.now().as_second()
     }
 }

@@ -128,7 +128,12 @@ impl DataDirectory {
 
     fn lay_out(&self) -> io::Result<()> {
         remove_if_there(&self.scratch())?;
-        for (name, mode) in [("nodes", 0o711), ("retired", 0o700), ("quarantine", 0o700), ("scratch", 0o700)] {
+        for (name, mode) in [
+            ("nodes", 0o711),
+            ("retired", 0o700),
+            ("quarantine", 0o700),
+            ("scratch", 0o700),
+        ] {
             make_directory(&self.root.join(name), mode)?;
         }
         sync_directory(&self.root)
@@ -222,7 +227,11 @@ impl DataDirectory {
 
     fn quarantined_ids(&self) -> io::Result<std::collections::BTreeSet<NodeId>> {
         let names = names(&self.quarantine())?;
-        Ok(names.iter().filter_map(|name| quarantine_name(name)).map(|(node, _)| node).collect())
+        Ok(names
+            .iter()
+            .filter_map(|name| quarantine_name(name))
+            .map(|(node, _)| node)
+            .collect())
     }
 
     fn latest_quarantine(&self, node: NodeId) -> io::Result<Option<PathBuf>> {

@@ -68,7 +68,4 @@ pub(crate) enum CellError {
     /// The API's server ended by itself.
     #[error("the cell's API stopped")]
     Serve(#[source] io::Error),
-    /// The system lacks something that a cell needs.
-    #[error("{0}")]
-    System(&'static str, #[source] io::Error),
 }

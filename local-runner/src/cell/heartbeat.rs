@@ -48,6 +48,11 @@ impl Heart {
         }
     }
 
+    /// How long a beat counts.
+    pub(super) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
     /// Beats for the first time. Waits for etcd as long as it takes, and for the heartbeat of an earlier cell with this
     /// guid at another address until it has run out.
     ///
@@ -68,8 +73,11 @@ impl Heart {
                 }
                 Err(Missed::Taken { uri }) => {
                     let now = self.store.get(&key, Read::Quorum).await.ok().flatten();
-                    let renewed = matches!((&now, &other), (Some(now), Some((seen, _))) if now.index != seen.index);
-                    let overdue = other.as_ref().is_some_and(|(_, since)| since.elapsed() > self.patience());
+                    let renewed =
+                        matches!((&now, &other), (Some(now), Some((seen, _))) if now.index != seen.index);
+                    let overdue = other
+                        .as_ref()
+                        .is_some_and(|(_, since)| since.elapsed() > self.patience());
                     if renewed || overdue {
                         let guid = beat.guid.clone();
                         return Err(CellError::GuidTaken { guid, uri });

@@ -85,7 +85,8 @@ pub(super) enum Dismissal {
 
 /// Judges a caller's wish to remove a node. `leader` is the value of Patroni's leader key.
 pub(super) fn dismiss(record: Option<&Record>, leader: Option<&str>, id: &Identity) -> Dismissal {
-    let Some(record) = record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
+    let Some(record) =
+        record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
     else {
         return Dismissal::Granted;
     };
@@ -222,17 +223,42 @@ mod tests {
             ("assigned", Some(record(assigned)), None, stays),
             ("leaving", Some(record(leaving)), None, Run { nofailover: true }),
             ("deleting keeps running", Some(record(deleting)), None, stays),
-            ("named and retired: the name wins", Some(record(contradictory)), None, stays),
-            ("named, whatever a tombstone says", Some(record(|_| ())), Some(&ours), stays),
+            (
+                "named and retired: the name wins",
+                Some(record(contradictory)),
+                None,
+                stays,
+            ),
+            (
+                "named, whatever a tombstone says",
+                Some(record(|_| ())),
+                Some(&ours),
+                stays,
+            ),
             ("not named", Some(record(unnamed)), None, SetAside),
             ("on another cell", Some(record(elsewhere)), None, SetAside),
-            ("of another incarnation", Some(record(another_incarnation)), None, SetAside),
+            (
+                "of another incarnation",
+                Some(record(another_incarnation)),
+                None,
+                SetAside,
+            ),
             ("no record", None, None, SetAside),
             ("a tombstone of others", None, Some(&others), SetAside),
             ("retired", Some(record(retired)), None, Remove),
-            ("retired, then the id used again", Some(record(retired_in_another)), None, Remove),
+            (
+                "retired, then the id used again",
+                Some(record(retired_in_another)),
+                None,
+                Remove,
+            ),
             ("deprovisioned", None, Some(&ours), Remove),
-            ("deprovisioned and the id used again", Some(record(another_incarnation)), Some(&ours), Remove),
+            (
+                "deprovisioned and the id used again",
+                Some(record(another_incarnation)),
+                Some(&ours),
+                Remove,
+            ),
         ] {
             assert_eq!(judge(record.as_ref(), tombstone, &id()), expected, "{case}");
         }
@@ -262,11 +288,26 @@ mod tests {
             ("leader", Some(record(|_| ())), true, Leads),
             ("leaving", Some(record(leaving)), false, Granted),
             ("leaving leader", Some(record(leaving)), true, Leads),
-            ("unnamed leader", Some(record(|record| record.nodes.clear())), true, Leads),
-            ("unnamed", Some(record(|record| record.nodes.clear())), false, Granted),
+            (
+                "unnamed leader",
+                Some(record(|record| record.nodes.clear())),
+                true,
+                Leads,
+            ),
+            (
+                "unnamed",
+                Some(record(|record| record.nodes.clear())),
+                false,
+                Granted,
+            ),
             ("deleting", Some(record(deleting)), true, Granted),
             ("no record", None, true, Granted),
-            ("another incarnation", Some(record(another_incarnation)), true, Granted),
+            (
+                "another incarnation",
+                Some(record(another_incarnation)),
+                true,
+                Granted,
+            ),
         ] {
             let leader = leads.then_some(leader.as_str());
             assert_eq!(dismiss(record.as_ref(), leader, &id()), expected, "{case}");

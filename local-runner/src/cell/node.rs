@@ -233,7 +233,11 @@ impl Keeper {
         let postgresql_runs = !process::working_in(&home, uid)?.is_empty();
         if !postgresql_runs && !self.file.ports.is_free(address) {
             let first = self.context.settings.first_port;
-            let pair = self.context.ports.claim(self.id.node, address, first).ok_or_else(no_port)?;
+            let pair = self
+                .context
+                .ports
+                .claim(self.id.node, address, first)
+                .ok_or_else(no_port)?;
             tracing::warn!(instance = %self.id.instance, node = %self.id.node, old = self.file.ports.postgresql, new = pair.postgresql, "the node's ports are in use by another program; it moves to others");
             self.file.ports = pair;
             self.context.directory.update(self.id.node, &self.file)?;
@@ -272,7 +276,7 @@ impl Keeper {
         let mut check = Instant::now() + CHECK;
         loop {
             if Instant::now() >= registration {
-                let done = self.register().await;
+                let done = unless_ordered(&self.orders, self.register()).await == Some(true);
                 registration = Instant::now() + if done { REGISTRATION } else { RETRY };
             }
             let woken = tokio::select! {
@@ -318,7 +322,7 @@ impl Keeper {
         Ok(())
     }
 
-    async fn register(&mut self) -> bool {
+    async fn register(&self) -> bool {
         let store = self.context.store.as_ref();
         match registrar::register(store, &self.id.cell, self.id.node, &self.address()).await {
             Ok(()) => true,
@@ -366,26 +370,25 @@ impl Keeper {
     async fn pause(&mut self, time: Duration) {
         tokio::select! {
             () = sleep(time) => (),
-            _ = self.orders.changed() => self.orders.mark_changed(),
+            _ = self.orders.changed() => (),
             () = self.nudge.notified() => (),
         }
     }
 
-    /// What the record says; `None` when it cannot be read now, or the node is told something else meanwhile. What
-    /// would stop the node must be read twice.
+    /// What the record says; `None` when it cannot be read now, or the node is told something else meanwhile.
     async fn judge(&mut self) -> Option<Judgement> {
+        let orders = self.orders.clone();
+        unless_ordered(&orders, self.judge_undisturbed()).await.flatten()
+    }
+
+    /// What would stop a running node must be read twice.
+    async fn judge_undisturbed(&mut self) -> Option<Judgement> {
         let judgement = self.read().await?;
         if judgement != Judgement::SetAside || self.quarantined {
             return Some(judgement);
         }
         tracing::warn!(instance = %self.id.instance, node = %self.id.node, "no record names the node on this cell; looking again before it is set aside");
-        tokio::select! {
-            () = sleep(LOOK_AGAIN) => (),
-            _ = self.orders.changed() => {
-                self.orders.mark_changed();
-                return None;
-            }
-        }
+        sleep(LOOK_AGAIN).await;
         self.read().await
     }
 
@@ -493,8 +496,10 @@ impl Keeper {
         }
         self.deregister().await;
         let member = keyspace::member(&self.id.instance, self.id.node);
-        self.insist("removing the node's member key", || registrar::remove(self.context.store.as_ref(), &member))
-            .await;
+        self.insist("removing the node's member key", || {
+            registrar::remove(self.context.store.as_ref(), &member)
+        })
+        .await;
         while let Err(error) = self.delete().await {
             tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "deleting the node's data failed; it is tried again");
             sleep(RETRY).await;
@@ -536,13 +541,31 @@ impl Keeper {
     }
 }
 
+/// Does something, unless the node is told something meanwhile, or was just now. Leaves the order unseen.
+async fn unless_ordered<T>(orders: &watch::Receiver<Order>, work: impl Future<Output = T>) -> Option<T> {
+    let mut orders = orders.clone();
+    tokio::select! {
+        biased;
+        _ = orders.changed() => None,
+        done = work => Some(done),
+    }
+}
+
 fn no_port() -> io::Error {
-    io::Error::new(io::ErrorKind::AddrInUse, "no two free ports are left for the node")
+    io::Error::new(
+        io::ErrorKind::AddrInUse,
+        "no two free ports are left for the node",
+    )
 }
 
 /// The last line of a file, shortened: enough to see why a program refused to start.
 fn last_line(path: &Path) -> String {
     let text = std::fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    text.lines().last().unwrap_or_default().chars().take(300).collect()
+    text.lines()
+        .last()
+        .unwrap_or_default()
+        .chars()
+        .take(300)
+        .collect()
 }

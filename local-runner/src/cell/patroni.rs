@@ -37,13 +37,16 @@ impl Program {
         account: &Account,
     ) -> Result<Self, CellError> {
         if command.is_empty() {
-            return Err(CellError::Settings("the command that starts Patroni is empty".to_owned()));
+            return Err(CellError::Settings(
+                "the command that starts Patroni is empty".to_owned(),
+            ));
         }
         let postgres_bin = match postgres_bin {
             Some(given) => given.to_owned(),
             None => newest(Path::new("/usr/lib/postgresql")).ok_or_else(|| CellError::Program {
                 program: "PostgreSQL".to_owned(),
-                reason: "no /usr/lib/postgresql/*/bin holds it: install it, or say where its programs are".to_owned(),
+                reason: "no /usr/lib/postgresql/*/bin holds it: install it, or say where its programs are"
+                    .to_owned(),
             })?,
         };
         if !postgres_bin.join("postgres").exists() {
@@ -74,7 +77,10 @@ impl Program {
             reason,
         };
         let mut command = self.base(Path::new("/"));
-        command.arg("--version").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .arg("--version")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut command = tokio::process::Command::from(command);
         let output = command.kill_on_drop(true).output();
         let output = tokio::time::timeout(std::time::Duration::from_secs(30), output)
@@ -122,16 +128,27 @@ impl Program {
             .process_group(0);
         let child = tokio::process::Command::from(command).spawn()?;
         let ended = || io::Error::other("it ended at once");
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(ended)?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .ok_or_else(ended)?;
         let id = ProcessId::of(pid)?.ok_or_else(ended)?;
-        write_durably(&directory.process_json(), &serde_json::to_vec(&id)?, 0o600, |_| Ok(()))?;
+        write_durably(
+            &directory.process_json(),
+            &serde_json::to_vec(&id)?,
+            0o600,
+            |_| Ok(()),
+        )?;
         let process = Process::open(id)?.ok_or_else(ended)?;
         Ok((process, child))
     }
 
     /// The command with its user and environment, without further arguments.
     fn base(&self, home: &Path) -> Command {
-        let (program, arguments) = self.command.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
+        let (program, arguments) = self
+            .command
+            .split_first()
+            .map_or(("", &[][..]), |(first, rest)| (first, rest));
         let mut path = OsString::from(&self.postgres_bin);
         path.push(":/usr/bin:/bin:/usr/sbin:/sbin");
         let mut command = Command::new(program);
@@ -211,11 +228,21 @@ mod tests {
     #[test]
     fn a_tool_with_the_same_file_is_not_patroni() {
         let file = Path::new("/d/nodes/n/patroni.yml");
-        let line = |text: &str| -> Vec<Vec<u8>> { text.split(' ').map(|part| part.as_bytes().to_vec()).collect() };
-        assert!(is_patroni(&line("/usr/bin/python3 /usr/bin/patroni /d/nodes/n/patroni.yml"), file));
+        let line =
+            |text: &str| -> Vec<Vec<u8>> { text.split(' ').map(|part| part.as_bytes().to_vec()).collect() };
+        assert!(is_patroni(
+            &line("/usr/bin/python3 /usr/bin/patroni /d/nodes/n/patroni.yml"),
+            file
+        ));
         assert!(!is_patroni(&line("patronictl -c /d/nodes/n/patroni.yml"), file));
-        assert!(!is_patroni(&line("patronictl -c /d/nodes/n/patroni.yml list"), file));
-        assert!(!is_patroni(&line("/usr/bin/python3 /usr/bin/patroni /d/nodes/m/patroni.yml"), file));
+        assert!(!is_patroni(
+            &line("patronictl -c /d/nodes/n/patroni.yml list"),
+            file
+        ));
+        assert!(!is_patroni(
+            &line("/usr/bin/python3 /usr/bin/patroni /d/nodes/m/patroni.yml"),
+            file
+        ));
         assert!(!is_patroni(&line("/d/nodes/n/patroni.yml"), file));
     }
 }

@@ -145,7 +145,11 @@ fn etcd(access: &EtcdAccess) -> Value {
         section.insert("username".to_owned(), json!(username));
         section.insert("password".to_owned(), json!(password.expose_secret()));
     }
-    for (name, path) in [("cacert", &access.ca), ("cert", &access.cert), ("key", &access.key)] {
+    for (name, path) in [
+        ("cacert", &access.ca),
+        ("cert", &access.cert),
+        ("key", &access.key),
+    ] {
         if let Some(path) = path {
             section.insert(name.to_owned(), json!(path));
         }
@@ -155,7 +159,9 @@ fn etcd(access: &EtcdAccess) -> Value {
 
 /// `host:port` of a URL that has nothing else but a scheme.
 fn host(url: &str) -> Option<&str> {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"))?;
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))?;
     let host = rest.trim_end_matches('/');
     let plain = !host.is_empty() && !host.contains(['/', '@', '?', '#']);
     plain.then_some(host)
@@ -172,9 +178,16 @@ pub(super) fn check_etcd(access: &EtcdAccess) -> Result<(), CellError> {
     }
     // Not shown: a URL may hold a password by mistake.
     if let Some(at) = access.machines.iter().position(|url| host(url).is_none()) {
-        return wrong(format!("etcd machine {} is not of the form http://host:port", at + 1));
+        return wrong(format!(
+            "etcd machine {} is not of the form http://host:port",
+            at + 1
+        ));
     }
-    let secure = access.machines.iter().filter(|url| url.starts_with("https://")).count();
+    let secure = access
+        .machines
+        .iter()
+        .filter(|url| url.starts_with("https://"))
+        .count();
     if secure != 0 && secure != access.machines.len() {
         return wrong("etcd machines must be all http or all https".to_owned());
     }

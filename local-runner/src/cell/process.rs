@@ -69,6 +69,10 @@ impl Process {
         if !id.is_alive()? {
             return Ok(None);
         }
+        #[expect(
+            deprecated,
+            reason = "sound for a descriptor that is owned and never replaced; its successor is unsafe"
+        )]
         let descriptor = AsyncFd::new(descriptor)?;
         Ok(Some(Self { id, descriptor }))
     }
@@ -159,11 +163,14 @@ fn read_stat(pid: i32) -> io::Result<Option<Stat>> {
 }
 
 fn has_ended(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 fn boot() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
 }
 
 /// Which processes of a user work in a directory or below it.
@@ -171,12 +178,18 @@ pub(super) fn working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
             continue;
         };
         // A process that ends while it is looked at is none.
         let owned = entry.metadata().is_ok_and(|metadata| metadata.uid() == uid);
-        if owned && fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd: PathBuf| cwd.starts_with(directory)) {
+        if owned
+            && fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd: PathBuf| cwd.starts_with(directory))
+        {
             found.extend(read_stat(pid)?);
         }
     }
@@ -202,7 +215,9 @@ pub(super) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<(
         let signal = if attempt == 0 { Signal::TERM } else { Signal::KILL };
         end(&left, |_| signal, Duration::from_secs(1)).await?;
     }
-    Err(io::Error::other("leftovers of an earlier Patroni process do not end"))
+    Err(io::Error::other(
+        "leftovers of an earlier Patroni process do not end",
+    ))
 }
 
 /// Ends everything of a user that works in a directory: PostgreSQL by a fast shutdown, then by an immediate one, then
@@ -212,10 +227,18 @@ pub(super) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<(
 /// When something does not even end by force.
 pub(super) async fn clear(directory: &Path, uid: u32) -> io::Result<()> {
     let fast = |stat: &Stat| {
-        if stat.is_postgres() { Signal::INT } else { Signal::TERM }
+        if stat.is_postgres() {
+            Signal::INT
+        } else {
+            Signal::TERM
+        }
     };
     let immediate = |stat: &Stat| {
-        if stat.is_postgres() { Signal::QUIT } else { Signal::KILL }
+        if stat.is_postgres() {
+            Signal::QUIT
+        } else {
+            Signal::KILL
+        }
     };
     end(&tops(directory, uid)?, fast, Duration::from_secs(10)).await?;
     end(&tops(directory, uid)?, immediate, Duration::from_secs(5)).await?;
@@ -282,13 +305,19 @@ mod tests {
             started: 4711,
         };
         assert_eq!(stat, expected);
-        assert_eq!(parse_stat(&format!("42 (a) Z {tail}")), None, "a zombie has ended");
+        assert_eq!(
+            parse_stat(&format!("42 (a) Z {tail}")),
+            None,
+            "a zombie has ended"
+        );
         assert_eq!(parse_stat("42 (a) S 1"), None);
     }
 
     #[tokio::test]
     async fn a_process_with_the_same_number_but_another_start_or_boot_is_another_one() {
-        let own = ProcessId::of(i32::try_from(std::process::id()).unwrap()).unwrap().unwrap();
+        let own = ProcessId::of(i32::try_from(std::process::id()).unwrap())
+            .unwrap()
+            .unwrap();
         assert!(Process::open(own.clone()).unwrap().is_some());
         let mut other = own.clone();
         other.started += 1;
@@ -302,7 +331,9 @@ mod tests {
     async fn the_end_of_a_process_is_seen_before_it_is_reaped() {
         let directory = tempfile::tempdir().unwrap();
         let mut child = sleeper(directory.path());
-        let id = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap().unwrap();
+        let id = ProcessId::of(i32::try_from(child.id()).unwrap())
+            .unwrap()
+            .unwrap();
         let process = Process::open(id.clone()).unwrap().unwrap();
         assert!(!process.ended_within(Duration::from_millis(1)).await);
         process.signal(Signal::KILL).unwrap();
@@ -323,10 +354,16 @@ mod tests {
         let (mut one, mut two) = (sleeper(&inside), sleeper(&beside));
         let pids = |directory: &Path| -> Vec<u32> {
             let stats = working_in(directory, own_uid()).unwrap();
-            stats.iter().map(|stat| u32::try_from(stat.pid).unwrap()).collect()
+            stats
+                .iter()
+                .map(|stat| u32::try_from(stat.pid).unwrap())
+                .collect()
         };
         assert_eq!(pids(&top.join("home")), [one.id()]);
-        assert!(working_in(&top, own_uid() + 1).unwrap().is_empty(), "of another user");
+        assert!(
+            working_in(&top, own_uid() + 1).unwrap().is_empty(),
+            "of another user"
+        );
         clear(&top.join("home"), own_uid()).await.unwrap();
         assert!(pids(&top.join("home")).is_empty());
         one.wait().unwrap();

@@ -30,7 +30,11 @@ pub(super) async fn deregister(store: &dyn Store, cell: &CellGuid, node: NodeId)
 }
 
 /// Removes the addresses of nodes that this cell does not hold, left behind by a removal that etcd's absence cut short.
-pub(super) async fn sweep(store: &dyn Store, cell: &CellGuid, held: &BTreeSet<NodeId>) -> Result<usize, StoreError> {
+pub(super) async fn sweep(
+    store: &dyn Store,
+    cell: &CellGuid,
+    held: &BTreeSet<NodeId>,
+) -> Result<usize, StoreError> {
     let Some(all) = store.list(keyspace::REGISTRAR, Read::Local).await? else {
         return Ok(0);
     };

@@ -42,7 +42,10 @@ pub(super) fn prepare(directory: &Path, account: &Account) -> io::Result<()> {
             if there.is_dir() && there.uid() == account.uid() {
                 return Ok(());
             }
-            let text = format!("{} is there already and belongs to somebody else", directory.display());
+            let text = format!(
+                "{} is there already and belongs to somebody else",
+                directory.display()
+            );
             Err(io::Error::new(io::ErrorKind::AlreadyExists, text))
         }
         Err(error) => Err(error),
