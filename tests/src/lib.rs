@@ -1,1 +1,16 @@
-//! x
+//! The harness: real servers on ports of their own, and waiting for conditions.
+
+// A harness reports to whoever runs the tests: it panics with what went wrong, and prints.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+pub mod child;
+pub mod etcd;
+pub mod pki;
+pub mod ports;
+pub mod wait;
