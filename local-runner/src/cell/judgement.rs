@@ -113,13 +113,10 @@ fn phase_here(record: &Record, id: &Identity) -> Option<Phase> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use serde_json::json;
-    use shared::record::{Node, Operation, OperationKind, OperationState, PortClaim, Request, SCHEMA};
+    use shared::record::Node;
     use uuid::Uuid;
 
-    use super::*;
+    use super::{super::fixture, *};
 
     fn id() -> Identity {
         Identity {
@@ -131,55 +128,18 @@ mod tests {
     }
 
     fn record(change: impl FnOnce(&mut Record)) -> Record {
-        let mut record = Record {
-            schema: SCHEMA,
-            instance_id: "i1".parse().unwrap(),
-            incarnation: id().incarnation,
-            request: Request {
-                service_id: "s".into(),
-                plan_id: "p".into(),
-                organization_guid: "o".into(),
-                space_guid: "s".into(),
-                parameters: serde_json::Map::new(),
-            },
-            context: serde_json::Map::new(),
-            node_count: 1,
-            cells: None,
-            port: PortClaim::Released,
-            nodes: BTreeMap::from([(id().node, node(Phase::Running, "c1"))]),
-            retired: vec![],
-            state: State::Active,
-            bootstrapped: true,
-            bootstrap_restarts: 0,
-            master_key: "k".into(),
-            credential_generation: 1,
-            operation: None,
-            last_operation: None,
-        };
+        let mut record = fixture::record(&id().instance, id().incarnation);
+        record.nodes.insert(id().node, node(Phase::Running, "c1"));
         change(&mut record);
         record
     }
 
     fn node(phase: Phase, cell: &str) -> Node {
-        serde_json::from_value(json!({"cell": cell, "availability_zone": "z1", "phase": phase})).unwrap()
+        fixture::node(phase, &cell.parse().unwrap())
     }
 
-    fn tombstone(retired: Vec<NodeId>) -> Tombstone {
-        let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        Tombstone {
-            incarnation: Uuid::from_u128(9).into(),
-            operation: Operation {
-                id: Uuid::from_u128(8).into(),
-                kind: OperationKind::Deprovision,
-                state: OperationState::Succeeded,
-                description: String::new(),
-                started: now,
-                deadline: now,
-                ended: None,
-                originating_identity: None,
-            },
-            retired,
-        }
+    fn tombstone(retired: &[NodeId]) -> Tombstone {
+        fixture::from(fixture::tombstone(Uuid::from_u128(9).into(), retired))
     }
 
     fn another_incarnation(record: &mut Record) {
@@ -215,8 +175,8 @@ mod tests {
             another_incarnation(record);
         };
         let contradictory = |record: &mut Record| record.retired.push(id().node);
-        let ours = tombstone(vec![id().node]);
-        let others = tombstone(vec![Uuid::from_u128(77).into()]);
+        let ours = tombstone(&[id().node]);
+        let others = tombstone(&[Uuid::from_u128(77).into()]);
 
         for (case, record, tombstone, expected) in [
             ("running", Some(record(|_| ())), None, stays),

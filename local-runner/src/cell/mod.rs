@@ -23,6 +23,8 @@ mod context;
 mod directory;
 mod error;
 mod evidence;
+#[cfg(test)]
+mod fixture;
 mod heartbeat;
 mod judgement;
 mod node;
