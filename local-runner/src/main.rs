@@ -1,88 +1,82 @@
-//! Runs the Patroni broker, its cells and its router.
+//! Hosts the broker's handlers behind one HTTP port, and runs the cells and the router that they need.
 
+mod broker;
 mod cell;
+mod cli;
+mod port_holder;
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 
 use clap::Parser;
-use shared::{etcd, ids::CellGuid};
+use cli::{Command, CommandLine};
+use shared::{
+    config::{CellConfig, Config},
+    setup,
+};
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
-/// A cell by flags only, until the real command line is here.
-#[derive(Parser)]
-enum Command {
-    /// Runs Patroni nodes.
-    Cell(CellFlags),
-}
-
-#[derive(clap::Args)]
-struct CellFlags {
-    #[arg(long)]
-    guid: CellGuid,
-    #[arg(long)]
-    address: IpAddr,
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-    #[arg(long, default_value = "z1")]
-    availability_zone: String,
-    #[arg(long)]
-    data_directory: PathBuf,
-    #[arg(long, default_value_t = 20)]
-    capacity: u32,
-    #[arg(long, default_value_t = 15000)]
-    first_port: u16,
-    #[arg(long)]
-    username: String,
-    #[arg(long, env = "CELL_PASSWORD", hide_env_values = true)]
-    password: String,
-    #[arg(long, default_value = "/usr/bin/patroni")]
-    patroni: String,
-    #[arg(long = "etcd", required = true)]
-    machines: Vec<String>,
-}
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Command::Cell(flags) = Command::parse();
-    match run(flags).await {
+    let arguments = CommandLine::parse();
+    start_log();
+    match run(arguments.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error, "the cell ended");
+            tracing::error!("{}", chain(&*error));
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(flags: CellFlags) -> Result<(), Box<dyn std::error::Error>> {
-    let store = etcd::Etcd::new(&etcd::Settings::new(flags.machines.clone()))?;
-    let settings = cell::Settings {
-        guid: flags.guid,
-        address: flags.address,
-        host: flags.address.to_string(),
-        api_port: flags.port,
-        availability_zone: flags.availability_zone,
-        data_directory: flags.data_directory,
-        capacity: flags.capacity,
-        username: flags.username,
-        password: flags.password.into(),
-        first_port: flags.first_port,
-        heartbeat_ttl: cell::HEARTBEAT_TTL,
-        patroni: cell::PatroniSettings {
-            command: vec![flags.patroni],
-            ..cell::PatroniSettings::default()
-        },
-        etcd: cell::EtcdAccess {
-            machines: flags.machines,
-            ..cell::EtcdAccess::default()
-        },
-    };
+async fn run(command: Command) -> Result<(), AnyError> {
+    let stop = stop_signal()?;
+    match command {
+        Command::Broker(file) => {
+            let config = Config::load(file.config.as_deref())?;
+            broker::BrokerServer::open(config).await?.serve(stop).await?;
+        }
+        Command::Cell(file) => {
+            let config = CellConfig::load(file.config.as_deref())?;
+            let store = setup::store(&config.kvstore)?;
+            cell::run(cell::Settings::of(config), Arc::new(store), stop).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Resolves when the process is asked to stop. The handlers are in place once this returns.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, std::io::Error> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let stop = async {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => (),
             _ = interrupt.recv() => (),
         }
-    };
-    Ok(cell::run(settings, Arc::new(store), stop).await?)
+    })
+}
+
+/// Lines for people on a terminal, JSON for programs otherwise.
+fn start_log() {
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(EnvFilter::new("info"));
+    if std::io::stderr().is_terminal() {
+        subscriber.with_target(false).init();
+    } else {
+        subscriber.json().flatten_event(true).init();
+    }
+}
+
+/// An error with all its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
 }

@@ -39,6 +39,5 @@ mod service;
 mod settings;
 mod socket;
 
-pub(crate) use error::CellError;
-pub(crate) use service::{Cell, run};
-pub(crate) use settings::{EtcdAccess, HEARTBEAT_TTL, PatroniSettings, Settings};
+pub(crate) use service::run;
+pub(crate) use settings::Settings;

@@ -1,14 +1,14 @@
 //! What a cell must be told.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
 
 use secrecy::SecretString;
 use serde_json::{Map, Value};
-use shared::ids::CellGuid;
+use shared::{config::CellConfig, ids::CellGuid};
 
 /// How long a heartbeat counts unless the settings say otherwise.
 pub(crate) const HEARTBEAT_TTL: Duration = Duration::from_secs(15);
@@ -45,6 +45,46 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// A cell as configured. It listens on its address when that is an IP address, otherwise on all of the machine's.
+    pub(crate) fn of(config: CellConfig) -> Self {
+        let CellConfig { cell, kvstore } = config;
+        let (username, password) = match kvstore.credentials {
+            Some(credentials) => (Some(credentials.username), Some(credentials.password)),
+            None => (None, None),
+        };
+        let (cert, key) = match kvstore.client_certificate {
+            Some(certificate) => (Some(certificate.certificate_file), Some(certificate.key_file)),
+            None => (None, None),
+        };
+        Self {
+            guid: cell.guid,
+            address: cell.address.parse().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            host: cell.address,
+            api_port: cell.api_port.number(),
+            availability_zone: cell.availability_zone,
+            data_directory: cell.data_directory,
+            capacity: cell.capacity,
+            username: cell.credentials.username,
+            password: cell.credentials.password,
+            first_port: cell.first_port.number(),
+            heartbeat_ttl: cell.heartbeat_ttl,
+            patroni: PatroniSettings {
+                command: cell.patroni.command,
+                postgres_bin: cell.patroni.postgres_bin,
+                user: cell.patroni.user,
+                parameters: cell.postgresql_parameters,
+            },
+            etcd: EtcdAccess {
+                machines: kvstore.machines,
+                username,
+                password,
+                ca: kvstore.ca_file,
+                cert,
+                key,
+            },
+        }
+    }
+
     /// Where the API listens.
     pub(super) fn api_address(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.api_port)
