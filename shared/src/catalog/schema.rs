@@ -1,4 +1,5 @@
-//! The JSON Schemas of the parameters that every plan takes, made from what the plan's cluster allows.
+//! The JSON Schemas of the parameters that every plan takes, made from what the plan's cluster allows. They say what
+//! [`crate::parameters`] accepts.
 
 use serde_json::{Map, Value, json};
 
@@ -24,13 +25,6 @@ fn parameters(cluster: &Cluster) -> Map<String, Value> {
             "type": "integer",
             "minimum": 1,
             "maximum": cluster.nodes.max,
-        },
-        "cells": {
-            "description": "The guids of the cells that the nodes are placed on; any unless given.",
-            "type": "array",
-            "items": { "type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$" },
-            "minItems": 1,
-            "uniqueItems": true,
         },
     });
     [

@@ -52,7 +52,7 @@ fn catalog() -> Catalog {
 
 #[test]
 fn what_is_published_is_what_the_specification_knows_in_its_order() {
-    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","additionalProperties":false,"properties":{"cells":{"description":"The guids of the cells that the nodes are placed on; any unless given.","items":{"pattern":"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$","type":"string"},"minItems":1,"type":"array","uniqueItems":true},"node-count":{"description":"How many nodes the cluster has; 1 unless given.","maximum":3,"minimum":1,"type":"integer"}},"type":"object"}}"##;
+    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","additionalProperties":false,"properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","maximum":3,"minimum":1,"type":"integer"}},"type":"object"}}"##;
     let expected = [
         r#"{"services":[{"name":"postgresql","id":"s1","description":"about it","tags":["sql"],"#,
         r#""requires":["syslog_drain"],"bindable":false,"instances_retrievable":false,"bindings_retrievable":false,"#,
@@ -135,4 +135,26 @@ fn a_plan_goes_before_its_service() {
         (service.binds(large), service.changes_plan_of(large)),
         (true, false)
     );
+}
+
+/// What the schema allows is what handlers accept.
+#[test]
+fn schema_and_handlers_agree_on_the_number_of_nodes() {
+    let catalog = catalog();
+    let (_, plan) = catalog.plan("s1", "p1").unwrap();
+    let schema = plan.published_schemas().create.unwrap();
+    let limit = |name| schema["properties"]["node-count"][name].as_u64().unwrap();
+    for count in 0..6u64 {
+        let parameters = json!({"node-count": count}).as_object().unwrap().clone();
+        let accepted = crate::parameters::node_count(&parameters, plan).is_ok();
+        assert_eq!(
+            accepted,
+            (limit("minimum")..=limit("maximum")).contains(&count),
+            "{count}"
+        );
+    }
+    let known: Vec<_> = schema["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(known, ["node-count"]);
+    let unknown = json!({"cells": ["a"]}).as_object().unwrap().clone();
+    assert!(crate::parameters::node_count(&unknown, plan).is_err());
 }
