@@ -3,11 +3,7 @@
 
 use std::time::Duration;
 
-use shared::{
-    broker::Broker,
-    keyspace, reconcile,
-    store::WatchEvent,
-};
+use shared::{broker::Broker, keyspace, reconcile, store::WatchEvent};
 use tokio::time::{sleep, timeout};
 
 /// Between two passes while operations are under way: clusters come up in seconds.

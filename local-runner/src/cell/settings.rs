@@ -10,9 +10,6 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use shared::{config::CellConfig, ids::CellGuid};
 
-/// How long a heartbeat counts unless the settings say otherwise.
-pub(crate) const HEARTBEAT_TTL: Duration = Duration::from_secs(15);
-
 /// Everything a cell needs to know. It reads neither a file nor the environment for more.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
