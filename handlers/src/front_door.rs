@@ -58,7 +58,7 @@ fn log(
     began: Instant,
 ) {
     let status = response.status().as_u16();
-    let duration_ms = began.elapsed().as_millis();
+    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let parameters = request.path_parameters();
     let instance = parameters.first("instance_id");
     let binding = parameters.first("binding_id");
