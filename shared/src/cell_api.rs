@@ -122,12 +122,20 @@ pub mod refusal {
     pub const NOT_ASSIGNED: &str = "NotAssigned";
     /// 409 to a DELETE: the node leads its cluster, which is not being deleted.
     pub const LEADER: &str = "Leader";
+    /// 409 to a DELETE: the record wants this node on this cell.
+    pub const ASSIGNED: &str = "Assigned";
     /// 422: the cell runs as many nodes as it may.
     pub const FULL: &str = "Full";
     /// 503: the cell cannot read the record from etcd now, so it starts nothing.
     pub const STORE_UNAVAILABLE: &str = "StoreUnavailable";
     /// 503: the cell is shutting down.
     pub const STOPPING: &str = "Stopping";
+    /// 500: the cell's disk or system does not do what it should.
+    pub const FAILED: &str = "Failed";
+    /// 404: no such node on this cell, or no such path.
+    pub const NOT_FOUND: &str = "NotFound";
+    /// 405: the path is there, but not for this method.
+    pub const METHOD_NOT_ALLOWED: &str = "MethodNotAllowed";
     /// 400: not a request that the cell understands.
     pub const BAD_REQUEST: &str = "BadRequest";
     /// 401: wrong credentials.

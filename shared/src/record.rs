@@ -46,9 +46,14 @@ pub struct Record {
     pub state: State,
     /// Whether the cluster ever stood. From then on it is never bootstrapped anew.
     pub bootstrapped: bool,
+    /// When the bootstrap under way began.
+    pub bootstrap_started: Timestamp,
     /// How many times a half-made bootstrap was started over.
     #[serde(default)]
     pub bootstrap_restarts: u32,
+    /// When Patroni's keys were last cleared by a deprovision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope_cleared: Option<Timestamp>,
     /// Which master key its passwords are derived from.
     pub master_key: String,
     /// Counted up when its passwords change.
@@ -126,6 +131,8 @@ pub struct Node {
     pub availability_zone: String,
     /// How far it has come.
     pub phase: Phase,
+    /// When it was placed.
+    pub assigned: Timestamp,
     /// Since when its cell has been missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,

@@ -1,0 +1,36 @@
+//! Runs reconcile again and again: at once when an operation begins, quickly while there are any, and now and then
+//! otherwise, in case a change went unseen.
+
+use std::time::Duration;
+
+use shared::{broker::Broker, keyspace, reconcile, store::WatchEvent};
+use tokio::time::{sleep, timeout};
+
+/// Between two passes while operations are under way: clusters come up in seconds.
+const BUSY: Duration = Duration::from_millis(300);
+/// The longest time without a pass.
+const IDLE: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(broker: Broker) {
+    let mut changes = broker.store.watch(keyspace::OPERATIONS);
+    loop {
+        match reconcile::operations(&broker).await {
+            Ok(0) => {
+                // Nothing to do: until an operation begins. Removals are the ends of operations.
+                let began = async {
+                    loop {
+                        if let WatchEvent::Put { .. } | WatchEvent::Snapshot(_) = changes.next().await {
+                            break;
+                        }
+                    }
+                };
+                let _ = timeout(IDLE, began).await;
+            }
+            Ok(_) => sleep(BUSY).await,
+            Err(error) => {
+                tracing::warn!(%error, source = std::error::Error::source(&error), "reconcile could not run");
+                sleep(BUSY).await;
+            }
+        }
+    }
+}

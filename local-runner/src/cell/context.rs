@@ -1,0 +1,65 @@
+//! What everything in a cell has at hand.
+
+use std::sync::Arc;
+
+use shared::{
+    cell_api::{NodeParameters, NodeState, NodeStatus},
+    clock::{Clock, SystemClock},
+    store::Store,
+};
+
+use super::{
+    account::Account,
+    directory::{DataDirectory, NodeFile},
+    judgement::Identity,
+    patroni::Program,
+    ports::PortBook,
+    settings::Settings,
+};
+
+/// What everything in a cell has at hand.
+pub(super) struct Context {
+    /// What the cell was told.
+    pub(super) settings: Settings,
+    /// etcd.
+    pub(super) store: Arc<dyn Store>,
+    /// The time.
+    pub(super) clock: SystemClock,
+    /// What is on disk.
+    pub(super) directory: DataDirectory,
+    /// Whom Patroni runs as.
+    pub(super) account: Account,
+    /// How Patroni is started.
+    pub(super) program: Program,
+    /// Which node owns which ports.
+    pub(super) ports: PortBook,
+}
+
+impl Context {
+    /// Who a node is, by what the cell was told about it.
+    pub(super) fn identity(&self, parameters: &NodeParameters) -> Identity {
+        Identity {
+            cell: self.settings.guid.clone(),
+            instance: parameters.patroni_scope.clone(),
+            incarnation: parameters.incarnation,
+            node: parameters.node_id,
+        }
+    }
+
+    /// What is answered about a node.
+    pub(super) fn status(&self, file: &NodeFile, state: NodeState) -> NodeStatus {
+        NodeStatus {
+            node_id: file.parameters.node_id,
+            instance_id: file.parameters.patroni_scope.clone(),
+            incarnation: file.parameters.incarnation,
+            state,
+            address: self.settings.advertised(file.ports.postgresql),
+            rest_address: self.settings.advertised(file.ports.rest),
+        }
+    }
+
+    /// Seconds since 1970, for names.
+    pub(super) fn unix_time(&self) -> i64 {
+        self.clock.now().as_second()
+    }
+}

@@ -1,0 +1,278 @@
+//! What the record of an instance says about one node on this cell.
+//!
+//! **Guarantees.** Pure: no clock, no I/O. Nothing is ever judged [`Judgement::Remove`] without a document that names
+//! the node as retired; the mere absence of a record, or a record that does not know the node, sets it aside.
+//! **Assumes.** What it is given was read with a quorum after the node was written into its record, so that "absent" is
+//! a fact and not a delay.
+
+use shared::{
+    ids::{CellGuid, Incarnation, InstanceId, NodeId},
+    record::{Phase, Record, State, Tombstone},
+};
+
+/// A node as the cell was told about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    /// The cell that holds it.
+    pub(super) cell: CellGuid,
+    /// Its instance.
+    pub(super) instance: InstanceId,
+    /// Which life of the instance.
+    pub(super) incarnation: Incarnation,
+    /// The node.
+    pub(super) node: NodeId,
+}
+
+/// What to do with a node that the cell holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judgement {
+    /// The record names it here: it runs.
+    Run {
+        /// It is on its way out and must not become the leader.
+        nofailover: bool,
+    },
+    /// Nothing names it here, and nothing says that it is gone for good: stop it, keep its data.
+    SetAside,
+    /// A record or a tombstone names it as retired: its data goes.
+    Remove,
+}
+
+/// Judges a node that the cell holds. The tombstone matters only when the record does not name the node.
+pub(super) fn judge(record: Option<&Record>, tombstone: Option<&Tombstone>, id: &Identity) -> Judgement {
+    if let Some(phase) = record.and_then(|record| phase_here(record, id)) {
+        return Judgement::Run {
+            nofailover: phase == Phase::Leaving,
+        };
+    }
+    let retired = |list: &[NodeId]| list.contains(&id.node);
+    if record.is_some_and(|record| retired(&record.retired))
+        || tombstone.is_some_and(|tombstone| retired(&tombstone.retired))
+    {
+        return Judgement::Remove;
+    }
+    Judgement::SetAside
+}
+
+/// Whether a node that the cell does not hold may be started; otherwise why not.
+pub(super) fn admit(record: Option<&Record>, id: &Identity) -> Result<(), &'static str> {
+    let Some(record) = record else {
+        return Err("the instance has no record");
+    };
+    if record.incarnation != id.incarnation {
+        return Err("the instance's record is of another incarnation");
+    }
+    if record.state == State::Deleting {
+        return Err("the instance is being deprovisioned");
+    }
+    match record.nodes.get(&id.node) {
+        None => Err("the instance's record does not name this node"),
+        Some(node) if node.cell != id.cell => Err("the instance's record names this node on another cell"),
+        Some(node) if node.phase == Phase::Leaving => Err("the node is on its way out"),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether a node that the cell holds may be removed because a caller says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dismissal {
+    /// It may go.
+    Granted,
+    /// It leads its cluster, which lives on.
+    Leads,
+    /// Its record wants it to stay.
+    Wanted,
+}
+
+/// Judges a caller's wish to remove a node. `leader` is the value of Patroni's leader key.
+pub(super) fn dismiss(record: Option<&Record>, leader: Option<&str>, id: &Identity) -> Dismissal {
+    let Some(record) =
+        record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
+    else {
+        return Dismissal::Granted;
+    };
+    if leader.is_some_and(|leader| leader == id.node.to_string()) {
+        return Dismissal::Leads;
+    }
+    match phase_here(record, id) {
+        Some(Phase::Assigned | Phase::Running) => Dismissal::Wanted,
+        Some(Phase::Leaving) | None => Dismissal::Granted,
+    }
+}
+
+/// How far the node has come on this cell, as its own record says.
+fn phase_here(record: &Record, id: &Identity) -> Option<Phase> {
+    if record.incarnation != id.incarnation {
+        return None;
+    }
+    record
+        .nodes
+        .get(&id.node)
+        .filter(|node| node.cell == id.cell)
+        .map(|node| node.phase)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::record::Node;
+    use uuid::Uuid;
+
+    use super::{super::fixture, *};
+
+    fn id() -> Identity {
+        Identity {
+            cell: "c1".parse().unwrap(),
+            instance: "i1".parse().unwrap(),
+            incarnation: Uuid::from_u128(1).into(),
+            node: Uuid::from_u128(10).into(),
+        }
+    }
+
+    fn record(change: impl FnOnce(&mut Record)) -> Record {
+        let mut record = fixture::record(&id().instance, id().incarnation);
+        record.nodes.insert(id().node, node(Phase::Running, "c1"));
+        change(&mut record);
+        record
+    }
+
+    fn node(phase: Phase, cell: &str) -> Node {
+        fixture::node(phase, &cell.parse().unwrap())
+    }
+
+    fn tombstone(retired: &[NodeId]) -> Tombstone {
+        fixture::from(fixture::tombstone(Uuid::from_u128(9).into(), retired))
+    }
+
+    fn another_incarnation(record: &mut Record) {
+        record.incarnation = Uuid::from_u128(2).into();
+    }
+
+    fn leaving(record: &mut Record) {
+        record.nodes.insert(id().node, node(Phase::Leaving, "c1"));
+    }
+
+    fn elsewhere(record: &mut Record) {
+        record.nodes.insert(id().node, node(Phase::Running, "c2"));
+    }
+
+    fn deleting(record: &mut Record) {
+        record.state = State::Deleting;
+    }
+
+    #[test]
+    fn a_held_node_is_judged_by_what_names_it() {
+        use Judgement::{Remove, Run, SetAside};
+        let stays = Run { nofailover: false };
+        let assigned = |record: &mut Record| {
+            record.nodes.insert(id().node, node(Phase::Assigned, "c1"));
+        };
+        let unnamed = |record: &mut Record| record.nodes.clear();
+        let retired = |record: &mut Record| {
+            record.nodes.clear();
+            record.retired.push(id().node);
+        };
+        let retired_in_another = |record: &mut Record| {
+            retired(record);
+            another_incarnation(record);
+        };
+        let contradictory = |record: &mut Record| record.retired.push(id().node);
+        let ours = tombstone(&[id().node]);
+        let others = tombstone(&[Uuid::from_u128(77).into()]);
+
+        for (case, record, tombstone, expected) in [
+            ("running", Some(record(|_| ())), None, stays),
+            ("assigned", Some(record(assigned)), None, stays),
+            ("leaving", Some(record(leaving)), None, Run { nofailover: true }),
+            ("deleting keeps running", Some(record(deleting)), None, stays),
+            (
+                "named and retired: the name wins",
+                Some(record(contradictory)),
+                None,
+                stays,
+            ),
+            (
+                "named, whatever a tombstone says",
+                Some(record(|_| ())),
+                Some(&ours),
+                stays,
+            ),
+            ("not named", Some(record(unnamed)), None, SetAside),
+            ("on another cell", Some(record(elsewhere)), None, SetAside),
+            (
+                "of another incarnation",
+                Some(record(another_incarnation)),
+                None,
+                SetAside,
+            ),
+            ("no record", None, None, SetAside),
+            ("a tombstone of others", None, Some(&others), SetAside),
+            ("retired", Some(record(retired)), None, Remove),
+            (
+                "retired, then the id used again",
+                Some(record(retired_in_another)),
+                None,
+                Remove,
+            ),
+            ("deprovisioned", None, Some(&ours), Remove),
+            (
+                "deprovisioned and the id used again",
+                Some(record(another_incarnation)),
+                Some(&ours),
+                Remove,
+            ),
+        ] {
+            assert_eq!(judge(record.as_ref(), tombstone, &id()), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn only_a_node_that_its_living_record_names_here_is_admitted() {
+        assert_eq!(admit(Some(&record(|_| ())), &id()), Ok(()));
+        for (case, record) in [
+            ("no record", None),
+            ("another incarnation", Some(record(another_incarnation))),
+            ("deleting", Some(record(deleting))),
+            ("not named", Some(record(|record| record.nodes.clear()))),
+            ("elsewhere", Some(record(elsewhere))),
+            ("leaving", Some(record(leaving))),
+        ] {
+            assert!(admit(record.as_ref(), &id()).is_err(), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_leader_or_a_wanted_node_is_not_dismissed() {
+        use Dismissal::{Granted, Leads, Wanted};
+        let leader = id().node.to_string();
+        for (case, record, leads, expected) in [
+            ("wanted", Some(record(|_| ())), false, Wanted),
+            ("leader", Some(record(|_| ())), true, Leads),
+            ("leaving", Some(record(leaving)), false, Granted),
+            ("leaving leader", Some(record(leaving)), true, Leads),
+            (
+                "unnamed leader",
+                Some(record(|record| record.nodes.clear())),
+                true,
+                Leads,
+            ),
+            (
+                "unnamed",
+                Some(record(|record| record.nodes.clear())),
+                false,
+                Granted,
+            ),
+            ("deleting", Some(record(deleting)), true, Granted),
+            ("no record", None, true, Granted),
+            (
+                "another incarnation",
+                Some(record(another_incarnation)),
+                true,
+                Granted,
+            ),
+        ] {
+            let leader = leads.then_some(leader.as_str());
+            assert_eq!(dismiss(record.as_ref(), leader, &id()), expected, "{case}");
+        }
+        let other = Some("somebody-else");
+        assert_eq!(dismiss(Some(&record(leaving)), other, &id()), Granted);
+    }
+}

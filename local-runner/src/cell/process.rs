@@ -1,0 +1,374 @@
+//! Processes, told apart for certain: by number, start time and boot, and signalled through a descriptor.
+//!
+//! **Guarantees.** A signal reaches the process that was meant or none, also when its number was given to another one
+//! meanwhile. A zombie counts as ended.
+//! **Assumes.** Linux 5.4 or later, with `/proc`.
+//! **Caveats.** "Works in a directory" means: its current directory lies there, and it is the given user's. Everything
+//! that Patroni starts inherits that, and PostgreSQL works in its data directory; so does a shell in which somebody of
+//! that user looks around, and [`clear`] ends it too.
+
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::{io::unix::AsyncFd, time::timeout};
+
+/// Which process, for certain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProcessId {
+    /// Its number.
+    pub(super) pid: i32,
+    /// When it started, in clock ticks since boot (`/proc/<pid>/stat`, field 22).
+    pub(super) started: u64,
+    /// During which run of the kernel.
+    pub(super) boot: String,
+}
+
+impl ProcessId {
+    /// The process that has this number now; `None` when it has ended.
+    pub(super) fn of(pid: i32) -> io::Result<Option<Self>> {
+        let Some(stat) = read_stat(pid)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            pid,
+            started: stat.started,
+            boot: boot()?,
+        }))
+    }
+
+    fn is_alive(&self) -> io::Result<bool> {
+        Ok(Self::of(self.pid)?.as_ref() == Some(self))
+    }
+}
+
+/// A process that can be signalled and waited for, whoever its parent is.
+#[derive(Debug)]
+pub(super) struct Process {
+    id: ProcessId,
+    descriptor: AsyncFd<OwnedFd>,
+}
+
+impl Process {
+    /// Takes hold of a process; `None` when it has ended.
+    pub(super) fn open(id: ProcessId) -> io::Result<Option<Self>> {
+        let Some(pid) = Pid::from_raw(id.pid) else {
+            return Ok(None);
+        };
+        let descriptor = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(descriptor) => descriptor,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        };
+        // Only now: from here on the descriptor is bound to a process, and this tells whether it is the right one.
+        if !id.is_alive()? {
+            return Ok(None);
+        }
+        #[expect(
+            deprecated,
+            reason = "sound for a descriptor that is owned and never replaced; its successor is unsafe"
+        )]
+        let descriptor = AsyncFd::new(descriptor)?;
+        Ok(Some(Self { id, descriptor }))
+    }
+
+    /// Which one it is.
+    pub(super) fn id(&self) -> &ProcessId {
+        &self.id
+    }
+
+    /// Sends a signal. That it has ended already is no error.
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(self.descriptor.get_ref(), signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Waits until it has ended. Cancel-safe.
+    pub(super) async fn ended(&self) -> io::Result<()> {
+        self.descriptor.readable().await.map(drop)
+    }
+
+    /// Waits until it has ended, or a time is over; answers whether it has.
+    pub(super) async fn ended_within(&self, bound: Duration) -> bool {
+        matches!(timeout(bound, self.ended()).await, Ok(Ok(())))
+    }
+}
+
+/// What `/proc/<pid>/stat` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stat {
+    pid: i32,
+    command: String,
+    parent: i32,
+    started: u64,
+}
+
+impl Stat {
+    fn is_postgres(&self) -> bool {
+        self.command == "postgres"
+    }
+
+    /// Which process it is.
+    pub(super) fn id(&self) -> io::Result<ProcessId> {
+        Ok(ProcessId {
+            pid: self.pid,
+            started: self.started,
+            boot: boot()?,
+        })
+    }
+
+    /// When it started, in clock ticks since boot.
+    pub(super) fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Its arguments, the program first.
+    pub(super) fn arguments(&self) -> Vec<Vec<u8>> {
+        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        text.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
+    }
+}
+
+/// One line of `/proc/<pid>/stat`; `None` for a process that has ended, or is a zombie.
+fn parse_stat(line: &str) -> Option<Stat> {
+    // The command may hold anything, blanks and parentheses included.
+    let (pid, rest) = line.split_once(" (")?;
+    let (command, rest) = rest.rsplit_once(") ")?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    if matches!(*fields.first()?, "Z" | "X" | "x") {
+        return None;
+    }
+    Some(Stat {
+        pid: pid.parse().ok()?,
+        command: command.to_owned(),
+        parent: fields.get(1)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+fn read_stat(pid: i32) -> io::Result<Option<Stat>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(line) => Ok(parse_stat(&line)),
+        Err(error) if has_ended(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
+}
+
+fn boot() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim()
+        .to_owned())
+}
+
+/// Which processes of a user work in a directory or below it.
+pub(super) fn working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        // A process that ends while it is looked at is none.
+        let owned = entry.metadata().is_ok_and(|metadata| metadata.uid() == uid);
+        if owned
+            && fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd: PathBuf| cwd.starts_with(directory))
+        {
+            found.extend(read_stat(pid)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Those of the processes in a directory that a Patroni which died left behind half-way: an `initdb` or a
+/// `pg_basebackup` would go on writing below the next one. PostgreSQL itself, and what it started, are not among them.
+fn stragglers(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
+    let all = working_in(directory, uid)?;
+    let is_server = |pid: i32| all.iter().any(|other| other.pid == pid && other.is_postgres());
+    let left = |stat: &&Stat| !stat.is_postgres() && !is_server(stat.parent);
+    Ok(all.iter().filter(left).cloned().collect())
+}
+
+/// Ends what a dead Patroni left behind half-way, but not PostgreSQL.
+pub(super) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<()> {
+    for attempt in 0..20 {
+        let left = stragglers(directory, uid)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let signal = if attempt == 0 { Signal::TERM } else { Signal::KILL };
+        end(&left, |_| signal, Duration::from_secs(1)).await?;
+    }
+    Err(io::Error::other(
+        "leftovers of an earlier Patroni process do not end",
+    ))
+}
+
+/// Ends everything of a user that works in a directory: PostgreSQL by a fast shutdown, then by an immediate one, then
+/// all of it by force.
+///
+/// # Errors
+/// When something does not even end by force.
+pub(super) async fn clear(directory: &Path, uid: u32) -> io::Result<()> {
+    let fast = |stat: &Stat| {
+        if stat.is_postgres() {
+            Signal::INT
+        } else {
+            Signal::TERM
+        }
+    };
+    let immediate = |stat: &Stat| {
+        if stat.is_postgres() {
+            Signal::QUIT
+        } else {
+            Signal::KILL
+        }
+    };
+    end(&tops(directory, uid)?, fast, Duration::from_secs(10)).await?;
+    end(&tops(directory, uid)?, immediate, Duration::from_secs(5)).await?;
+    for _ in 0..20 {
+        let left = working_in(directory, uid)?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        end(&left, |_| Signal::KILL, Duration::from_secs(1)).await?;
+    }
+    Err(io::Error::other("some processes do not even end by force"))
+}
+
+/// The processes in a directory that no other process in it is the parent of: of PostgreSQL its postmaster.
+fn tops(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
+    let all = working_in(directory, uid)?;
+    let is_top = |stat: &&Stat| !all.iter().any(|other| other.pid == stat.parent);
+    Ok(all.iter().filter(is_top).cloned().collect())
+}
+
+/// Signals processes and waits a while for all of them to end.
+async fn end(stats: &[Stat], signal: impl Fn(&Stat) -> Signal, bound: Duration) -> io::Result<()> {
+    let mut signalled = Vec::new();
+    for stat in stats {
+        if let Some(process) = Process::open(stat.id()?)? {
+            process.signal(signal(stat))?;
+            signalled.push(process);
+        }
+    }
+    // That some do not end in time is seen by whoever looks next.
+    let _ = timeout(bound, async {
+        for process in &signalled {
+            let _ = process.ended().await;
+        }
+    })
+    .await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn own_uid() -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
+    fn sleeper(directory: &Path) -> std::process::Child {
+        let mut command = Command::new("/bin/sleep");
+        command.arg("30").current_dir(directory).stdin(Stdio::null());
+        command.spawn().unwrap()
+    }
+
+    #[test]
+    fn a_line_of_stat_is_read_whatever_the_command_is_called() {
+        let tail = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let stat = parse_stat(&format!("42 (a) b (c) S {tail}")).unwrap();
+        let expected = Stat {
+            pid: 42,
+            command: "a) b (c".into(),
+            parent: 1,
+            started: 4711,
+        };
+        assert_eq!(stat, expected);
+        assert_eq!(
+            parse_stat(&format!("42 (a) Z {tail}")),
+            None,
+            "a zombie has ended"
+        );
+        assert_eq!(parse_stat("42 (a) S 1"), None);
+    }
+
+    #[tokio::test]
+    async fn a_process_with_the_same_number_but_another_start_or_boot_is_another_one() {
+        let own = ProcessId::of(i32::try_from(std::process::id()).unwrap())
+            .unwrap()
+            .unwrap();
+        assert!(Process::open(own.clone()).unwrap().is_some());
+        let mut other = own.clone();
+        other.started += 1;
+        assert!(Process::open(other).unwrap().is_none());
+        let mut other = own;
+        other.boot.push('x');
+        assert!(Process::open(other).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_seen_before_it_is_reaped() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = sleeper(directory.path());
+        let id = ProcessId::of(i32::try_from(child.id()).unwrap())
+            .unwrap()
+            .unwrap();
+        let process = Process::open(id.clone()).unwrap().unwrap();
+        assert!(!process.ended_within(Duration::from_millis(1)).await);
+        process.signal(Signal::KILL).unwrap();
+        assert!(process.ended_within(Duration::from_secs(10)).await);
+        assert!(Process::open(id).unwrap().is_none(), "a zombie has ended");
+        process.signal(Signal::TERM).unwrap();
+        child.wait().unwrap();
+        process.signal(Signal::TERM).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_works_below_a_directory_is_found_and_ended() {
+        let top = tempfile::tempdir().unwrap();
+        let top = top.path().canonicalize().unwrap();
+        let (inside, beside) = (top.join("home/data"), top.join("home2"));
+        fs::create_dir_all(&inside).unwrap();
+        fs::create_dir_all(&beside).unwrap();
+        let (mut one, mut two) = (sleeper(&inside), sleeper(&beside));
+        let pids = |directory: &Path| -> Vec<u32> {
+            let stats = working_in(directory, own_uid()).unwrap();
+            stats
+                .iter()
+                .map(|stat| u32::try_from(stat.pid).unwrap())
+                .collect()
+        };
+        assert_eq!(pids(&top.join("home")), [one.id()]);
+        assert!(
+            working_in(&top, own_uid() + 1).unwrap().is_empty(),
+            "of another user"
+        );
+        clear(&top.join("home"), own_uid()).await.unwrap();
+        assert!(pids(&top.join("home")).is_empty());
+        one.wait().unwrap();
+        assert_eq!(pids(&top), [two.id()]);
+        clear_stragglers(&top, own_uid()).await.unwrap();
+        two.wait().unwrap();
+    }
+}

@@ -1,0 +1,394 @@
+//! The nodes that a cell holds, each with its task.
+//!
+//! **Guarantees.** A node id has one task at most. A retired id is on disk before its node is touched, and is never
+//! admitted afterwards, also when both requests come at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use shared::{
+    cell_api::{CellStatus, NodeParameters, NodeState, NodeStatus},
+    ids::NodeId,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{
+    context::Context,
+    directory::NodeFile,
+    evidence,
+    judgement::{self, Dismissal, Identity, Judgement},
+    node::{Keeper, Life, Order, Origin, Wires},
+    process,
+    refused::Refused,
+};
+
+/// How long a DELETE waits for the node to be gone before it answers that it is still going.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than the slowest way in which a node stops.
+const LAST_PATIENCE: Duration = Duration::from_secs(120);
+
+/// What came of a PUT.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// The node is new here.
+    Now(NodeStatus),
+    /// It was here.
+    Before(NodeStatus),
+}
+
+/// What came of a DELETE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dismissed {
+    /// Nothing of the node is left.
+    Done,
+    /// It is being stopped and removed.
+    UnderWay,
+}
+
+/// The nodes that a cell holds.
+pub(super) struct Roster {
+    context: Arc<Context>,
+    nodes: Mutex<BTreeMap<NodeId, Arc<Handle>>>,
+    tasks: Mutex<JoinSet<()>>,
+    /// Held while an id is admitted or retired, so that it is one or the other.
+    admission: tokio::sync::Mutex<()>,
+    closing: AtomicBool,
+    changed: Notify,
+    /// For tasks, which must not keep the roster alive.
+    this: Weak<Self>,
+}
+
+/// A node's task, from outside.
+struct Handle {
+    id: Identity,
+    orders: watch::Sender<Order>,
+    nudge: Arc<Notify>,
+    life: watch::Receiver<Life>,
+}
+
+impl Handle {
+    fn status(&self) -> Option<NodeStatus> {
+        match &*self.life.borrow() {
+            Life::Goes(status) => Some(status.clone()),
+            Life::Halted | Life::Removed => None,
+        }
+    }
+
+    /// Whether the node takes room: in quarantine it does not.
+    fn counts(&self) -> bool {
+        !matches!(&*self.life.borrow(), Life::Goes(status) if status.state == NodeState::Quarantined)
+    }
+}
+
+impl Roster {
+    /// No nodes yet.
+    pub(super) fn new(context: Arc<Context>) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            context,
+            nodes: Mutex::default(),
+            tasks: Mutex::default(),
+            admission: tokio::sync::Mutex::default(),
+            closing: AtomicBool::new(false),
+            changed: Notify::new(),
+            this: this.clone(),
+        })
+    }
+
+    /// Takes over what an earlier cell left on this disk: running processes, stopped nodes, half-done removals.
+    pub(super) fn resume(&self) -> io::Result<()> {
+        for (node, file) in self.context.directory.held()? {
+            self.resume_node(node, file, false)?;
+        }
+        for (node, file) in self.context.directory.quarantined()? {
+            if self.handle(node).is_none() {
+                self.resume_node(node, file, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn resume_node(&self, node: NodeId, file: io::Result<NodeFile>, quarantined: bool) -> io::Result<()> {
+        let file = match file {
+            Ok(file) if file.parameters.node_id == node => file,
+            Ok(_) => {
+                tracing::error!(%node, "the node's node.json is another node's; its directory is left alone");
+                return Ok(());
+            }
+            Err(error) => {
+                tracing::error!(%node, %error, "the node's node.json cannot be read; its directory is left alone. Restore the file, or have the node removed");
+                return Ok(());
+            }
+        };
+        self.context.ports.restore(node, file.ports);
+        let order = if self.context.directory.is_retired(node)? {
+            Order::Remove
+        } else {
+            Order::Keep
+        };
+        let origin = Origin {
+            file,
+            quarantined,
+            fresh: None,
+        };
+        self.spawn(origin, order);
+        Ok(())
+    }
+
+    fn spawn(&self, origin: Origin, order: Order) -> NodeStatus {
+        let id = self.context.identity(&origin.file.parameters);
+        let node = id.node;
+        let state = if origin.quarantined {
+            NodeState::Quarantined
+        } else {
+            NodeState::Waiting
+        };
+        let status = self.context.status(&origin.file, state);
+        let (orders, told) = watch::channel(order);
+        let (life, seen) = watch::channel(Life::Goes(status.clone()));
+        let nudge = Arc::new(Notify::new());
+        let wires = Wires {
+            orders: told,
+            nudge: Arc::clone(&nudge),
+            life,
+        };
+        let keeper = Keeper::new(Arc::clone(&self.context), origin, wires);
+        let handle = Handle {
+            id,
+            orders,
+            nudge,
+            life: seen.clone(),
+        };
+        lock(&self.nodes).insert(node, Arc::new(handle));
+        let roster = self.this.clone();
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            keeper.live().await;
+            let removed = *seen.borrow() == Life::Removed;
+            if let (true, Some(roster)) = (removed, roster.upgrade()) {
+                lock(&roster.nodes).remove(&node);
+                roster.changed.notify_one();
+            }
+        });
+        drop(tasks);
+        self.changed.notify_one();
+        status
+    }
+
+    fn handle(&self, node: NodeId) -> Option<Arc<Handle>> {
+        lock(&self.nodes).get(&node).cloned()
+    }
+
+    /// How many nodes take room.
+    pub(super) fn load(&self) -> usize {
+        lock(&self.nodes)
+            .values()
+            .filter(|handle| handle.counts())
+            .count()
+    }
+
+    /// All node ids that are held, in quarantine or not.
+    pub(super) fn ids(&self) -> BTreeSet<NodeId> {
+        lock(&self.nodes).keys().copied().collect()
+    }
+
+    /// Waits until a node has come or gone.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What is answered about one node.
+    pub(super) fn status(&self, node: NodeId) -> Option<NodeStatus> {
+        self.handle(node)?.status()
+    }
+
+    /// What is answered about all.
+    pub(super) fn list(&self) -> CellStatus {
+        CellStatus {
+            guid: self.context.settings.guid.clone(),
+            nodes: lock(&self.nodes)
+                .values()
+                .filter_map(|handle| handle.status())
+                .collect(),
+        }
+    }
+
+    /// Admits a node, or looks after one that is here already.
+    pub(super) async fn admit(&self, parameters: NodeParameters) -> Result<Admitted, Refused> {
+        let id = self.context.identity(&parameters);
+        self.check_open()?;
+        if let Some(known) = self.known(&id)? {
+            return Ok(Admitted::Before(known));
+        }
+        let record = evidence::record(self.context.store.as_ref(), &id.instance)
+            .await
+            .map_err(|error| Refused::StoreUnavailable(error.to_string()))?;
+        judgement::admit(record.as_ref(), &id).map_err(Refused::NotAssigned)?;
+
+        let _alone = self.admission.lock().await;
+        self.check_open()?;
+        if let Some(known) = self.known(&id)? {
+            return Ok(Admitted::Before(known));
+        }
+        let (held, capacity) = (self.load(), self.context.settings.capacity);
+        if u32::try_from(held).map_or(true, |held| held >= capacity) {
+            return Err(Refused::Full { held, capacity });
+        }
+        let file = self.create(parameters).await?;
+        tracing::info!(instance = %id.instance, node = %id.node, port = file.ports.postgresql, "admitted the node");
+        let origin = Origin {
+            file,
+            quarantined: false,
+            fresh: Some(Judgement::Run { nofailover: false }),
+        };
+        Ok(Admitted::Now(self.spawn(origin, Order::Keep)))
+    }
+
+    async fn create(&self, parameters: NodeParameters) -> Result<NodeFile, Refused> {
+        let node = parameters.node_id;
+        let settings = &self.context.settings;
+        let ports = self
+            .context
+            .ports
+            .claim(node, settings.address, settings.first_port)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no two free ports are left"))?;
+        let file = NodeFile { parameters, ports };
+        let (context, kept) = (Arc::clone(&self.context), file.clone());
+        let created = blocking(move || context.directory.create(node, &kept).map(drop)).await;
+        if let Err(error) = created {
+            self.context.ports.release(node);
+            return Err(error.into());
+        }
+        Ok(file)
+    }
+
+    /// A node that is here already, made to look at its record at once.
+    fn known(&self, id: &Identity) -> Result<Option<NodeStatus>, Refused> {
+        if self.context.directory.is_retired(id.node)? {
+            return Err(Refused::Retired);
+        }
+        let Some(handle) = self.handle(id.node) else {
+            return Ok(None);
+        };
+        if handle.id != *id {
+            return Err(Refused::NotAssigned(
+                "a node with this id is here for another instance or incarnation",
+            ));
+        }
+        handle.nudge.notify_one();
+        handle.status().map(Some).ok_or(Refused::Stopping)
+    }
+
+    /// Removes a node for good, if that is in order. Waits for a while.
+    pub(super) async fn dismiss(&self, node: NodeId) -> Result<Dismissed, Refused> {
+        self.check_open()?;
+        let Some(handle) = self.handle_or_retire(node).await? else {
+            return Err(Refused::Retired);
+        };
+        if !self.context.directory.is_retired(node)? {
+            self.check_dismissal(&handle.id).await?;
+            self.retire(node).await?;
+            tracing::info!(instance = %handle.id.instance, %node, "told to remove the node for good");
+        }
+        handle.orders.send_replace(Order::Remove);
+        let mut life = handle.life.clone();
+        let gone = life.wait_for(|life| *life == Life::Removed);
+        match timeout(PATIENCE, gone).await {
+            Ok(Ok(_)) => Ok(Dismissed::Done),
+            Ok(Err(_)) | Err(_) => Ok(Dismissed::UnderWay),
+        }
+    }
+
+    /// A node's task; without one, its id is retired.
+    async fn handle_or_retire(&self, node: NodeId) -> Result<Option<Arc<Handle>>, Refused> {
+        if let Some(handle) = self.handle(node) {
+            return Ok(Some(handle));
+        }
+        let _alone = self.admission.lock().await;
+        if let Some(handle) = self.handle(node) {
+            return Ok(Some(handle));
+        }
+        self.retire(node).await?;
+        // A directory that nobody could make sense of may be there all the same.
+        let home = self.context.directory.node(node).home();
+        process::clear(&home, self.context.account.uid()).await?;
+        let context = Arc::clone(&self.context);
+        blocking(move || context.directory.delete(node)).await?;
+        Ok(None)
+    }
+
+    async fn check_dismissal(&self, id: &Identity) -> Result<(), Refused> {
+        let store = self.context.store.as_ref();
+        let unavailable = |error: &dyn std::error::Error| Refused::StoreUnavailable(error.to_string());
+        let record = evidence::record(store, &id.instance)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        let leader = evidence::leader(store, &id.instance)
+            .await
+            .map_err(|error| unavailable(&error))?;
+        match judgement::dismiss(record.as_ref(), leader.as_deref(), id) {
+            Dismissal::Granted => Ok(()),
+            Dismissal::Leads => Err(Refused::Leader),
+            Dismissal::Wanted => Err(Refused::Assigned),
+        }
+    }
+
+    async fn retire(&self, node: NodeId) -> io::Result<()> {
+        let context = Arc::clone(&self.context);
+        blocking(move || context.directory.retire(node)).await
+    }
+
+    fn check_open(&self) -> Result<(), Refused> {
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(Refused::Stopping);
+        }
+        Ok(())
+    }
+
+    /// Admits nothing from now on, and stops every node. Removals that are under way are finished.
+    pub(super) async fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        // Whoever got in before has finished when this is ours.
+        drop(self.admission.lock().await);
+        for handle in lock(&self.nodes).values() {
+            handle.orders.send_if_modified(|order| {
+                let keeps = *order == Order::Keep;
+                if keeps {
+                    *order = Order::Halt;
+                }
+                keeps
+            });
+        }
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if timeout(LAST_PATIENCE, all).await.is_err() {
+            tracing::error!("some nodes did not stop in time; their processes may be left");
+        }
+    }
+
+    /// Lets go of every node as it is: for a cell that is dropped without being stopped.
+    pub(super) fn abandon(&self) {
+        self.closing.store(true, Ordering::SeqCst);
+        lock(&self.tasks).abort_all();
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code panics while it holds one of these locks; what they guard would be whole even so.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

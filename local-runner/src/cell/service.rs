@@ -1,0 +1,288 @@
+//! A cell from its start to its end.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use shared::{cell_api::Heartbeat, clock::SystemClock, store::Store};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    account::Account, api, context::Context, directory::DataDirectory, error::CellError, heartbeat::Heart,
+    patroni::Program, patroni_yaml, ports::PortBook, registrar, roster::Roster, settings::Settings,
+};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
+/// After a heartbeat that failed.
+const BEAT_AGAIN: Duration = Duration::from_secs(1);
+/// How long the API may take to finish its last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// A cell whose data directory and port are its own, and whose nodes are looked after.
+///
+/// Dropping it lets go of everything as it is, like a kill: processes run on, and another cell on the same directory
+/// adopts them. [`Cell::close`] stops them.
+pub(crate) struct Cell {
+    context: Arc<Context>,
+    roster: Arc<Roster>,
+    heart: Heart,
+    beat: Heartbeat,
+    /// Bound, so that the port is certain, but not listening before the cell is announced.
+    socket: Option<TcpSocket>,
+    server: JoinSet<std::io::Result<()>>,
+    finish: Option<oneshot::Sender<()>>,
+}
+
+impl Cell {
+    /// Opens the data directory, adopts the nodes in it and takes the API's port.
+    ///
+    /// # Errors
+    /// When the settings make no sense, something is missing on this machine, or the directory or port is taken.
+    pub(crate) async fn open(settings: Settings, store: Arc<dyn Store>) -> Result<Self, CellError> {
+        if settings.heartbeat_ttl < Duration::from_secs(3) {
+            let text = "the heartbeat must count for at least 3 s";
+            return Err(CellError::Settings(text.to_owned()));
+        }
+        patroni_yaml::check_etcd(&settings.etcd)?;
+        let account = Account::choose(settings.patroni.user.as_deref())?;
+        let patroni = &settings.patroni;
+        let program = Program::find(&patroni.command, patroni.postgres_bin.as_deref(), &account)?;
+        let directory = DataDirectory::open(&settings.data_directory, account.clone())?;
+        account.check_reach(directory.root())?;
+        let files = [&settings.etcd.ca, &settings.etcd.cert, &settings.etcd.key];
+        for file in files.into_iter().flatten() {
+            account.check_readable(file)?;
+        }
+        let version = program.version().await?;
+        let (socket, port) = bind(&settings)?;
+        let beat = Heartbeat {
+            guid: settings.guid.clone(),
+            availability_zone: settings.availability_zone.clone(),
+            uri: format!("http://{}", settings.advertised(port)),
+            capacity: settings.capacity,
+            load: 0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let context = Arc::new(Context {
+            settings,
+            store: Arc::clone(&store),
+            clock: SystemClock,
+            directory,
+            account,
+            program,
+            ports: PortBook::default(),
+        });
+        let roster = Roster::new(Arc::clone(&context));
+        roster.resume().map_err(|source| CellError::Disk {
+            doing: "reading",
+            path: context.directory.root().to_owned(),
+            source,
+        })?;
+        tracing::info!(
+            guid = %context.settings.guid,
+            uri = beat.uri,
+            directory = %context.directory.root().display(),
+            nodes = roster.ids().len(),
+            patroni = version,
+            "the cell is open"
+        );
+        let heart = Heart::new(store, context.settings.heartbeat_ttl);
+        Ok(Self {
+            context,
+            roster,
+            heart,
+            beat,
+            socket: Some(socket),
+            server: JoinSet::new(),
+            finish: None,
+        })
+    }
+
+    /// Where the API answers: `http://host:port`.
+    pub(crate) fn uri(&self) -> &str {
+        &self.beat.uri
+    }
+
+    /// Sends the first heartbeat, waiting for etcd as long as it takes, and starts to answer. When this returns, the
+    /// cell is ready.
+    ///
+    /// # Errors
+    /// When another live cell has the same guid, or the port was taken meanwhile.
+    pub(crate) async fn announce(&mut self) -> Result<(), CellError> {
+        let Some(socket) = self.socket.take() else {
+            return Ok(());
+        };
+        self.beat.load = load(&self.roster);
+        self.heart.start(&self.beat).await?;
+        let listener = socket
+            .listen(BACKLOG)
+            .map_err(|source| self.cannot_listen(source))?;
+        self.answer(listener);
+        let (store, guid) = (self.context.store.as_ref(), &self.context.settings.guid);
+        match registrar::sweep(store, guid, &self.roster.ids()).await {
+            Ok(0) => (),
+            Ok(removed) => tracing::info!(removed, "removed registrations of nodes that are not here"),
+            Err(error) => tracing::warn!(%error, "old registrations could not be looked for"),
+        }
+        Ok(())
+    }
+
+    fn cannot_listen(&self, source: std::io::Error) -> CellError {
+        CellError::Listen {
+            address: self.context.settings.api_address().to_string(),
+            source,
+        }
+    }
+
+    fn answer(&mut self, listener: TcpListener) {
+        let settings = &self.context.settings;
+        let router = api::router(
+            Arc::clone(&self.roster),
+            settings.username.clone(),
+            settings.password.clone(),
+        );
+        let (finish, finished) = oneshot::channel();
+        self.finish = Some(finish);
+        self.server.spawn(async move {
+            let server = axum::serve(listener, router);
+            // A sender that is dropped means the same.
+            server
+                .with_graceful_shutdown(async { drop(finished.await) })
+                .await
+        });
+    }
+
+    /// Serves until it is told to stop, then stops every node cleanly.
+    ///
+    /// # Errors
+    /// When the API ends by itself; the nodes are stopped then, too.
+    pub(crate) async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), CellError> {
+        let ended = {
+            let beats = keep_beating(&mut self.heart, &mut self.beat, &self.roster);
+            let (stop, beats) = (pin!(stop), pin!(beats));
+            tokio::select! {
+                () = stop => None,
+                () = beats => None,
+                ended = self.server.join_next() => ended,
+            }
+        };
+        self.close().await;
+        match ended {
+            None => Ok(()),
+            Some(Ok(Ok(()))) => Err(CellError::Serve(std::io::Error::other(
+                "it ended without a reason",
+            ))),
+            Some(Ok(Err(error))) => Err(CellError::Serve(error)),
+            Some(Err(error)) => Err(CellError::Serve(error.into())),
+        }
+    }
+
+    /// Stops every node cleanly, and takes back what the cell announced.
+    pub(crate) async fn close(mut self) {
+        tracing::info!(guid = %self.context.settings.guid, "the cell stops");
+        let (heart, roster) = tokio::join!(
+            timeout(Duration::from_secs(10), self.heart.stop(&self.beat)),
+            self.roster.close()
+        );
+        let () = roster;
+        match heart {
+            Ok(Ok(())) => (),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the heartbeat could not be removed; it runs out by itself")
+            }
+            Err(_) => tracing::warn!("the heartbeat could not be removed in time; it runs out by itself"),
+        }
+        drop(self.finish.take());
+        let _ = timeout(LAST_ANSWERS, self.server.join_next()).await;
+        tracing::info!(guid = %self.context.settings.guid, "the cell has stopped");
+    }
+}
+
+impl Drop for Cell {
+    fn drop(&mut self) {
+        self.roster.abandon();
+    }
+}
+
+/// Runs a cell until it is told to stop.
+///
+/// # Errors
+/// When it cannot start, or cannot go on.
+pub(crate) async fn run(
+    settings: Settings,
+    store: Arc<dyn Store>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), CellError> {
+    let mut stop = pin!(stop);
+    let mut cell = Cell::open(settings, store).await?;
+    let announced = tokio::select! {
+        announced = cell.announce() => Some(announced),
+        () = &mut stop => None,
+    };
+    match announced {
+        Some(Ok(())) => cell.serve(stop).await,
+        // Another cell's guid: its nodes are not ours to stop, but neither are the ones in this directory wanted less.
+        Some(Err(error)) => Err(error),
+        None => {
+            cell.close().await;
+            Ok(())
+        }
+    }
+}
+
+fn bind(settings: &Settings) -> Result<(TcpSocket, u16), CellError> {
+    let address = settings.api_address();
+    let bound = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()?
+        } else {
+            TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let port = socket.local_addr()?.port();
+        Ok((socket, port))
+    };
+    bound().map_err(|source| CellError::Listen {
+        address: address.to_string(),
+        source,
+    })
+}
+
+fn load(roster: &Roster) -> u32 {
+    u32::try_from(roster.load()).unwrap_or(u32::MAX)
+}
+
+/// Beats every third of the time that a beat counts, and at once when the load has changed.
+async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster) {
+    let period = heart.ttl() / 3;
+    let mut next = Instant::now() + period;
+    let mut missed = false;
+    loop {
+        tokio::select! {
+            () = sleep_until(next) => (),
+            () = roster.changed() => (),
+        }
+        beat.load = load(roster);
+        match heart.beat(beat).await {
+            Ok(()) => {
+                if missed {
+                    tracing::info!("heartbeats reach etcd again");
+                }
+                missed = false;
+                next = Instant::now() + period;
+            }
+            Err(error) => {
+                if !missed {
+                    tracing::error!(%error, "a heartbeat did not get through; the cell counts as missing when that goes on");
+                }
+                missed = true;
+                next = Instant::now() + BEAT_AGAIN;
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Making a cluster what was asked for: provision and update.
+//!
+//! The wanted state is `node_count` nodes on cells (of `cells`, if restricted), all streaming, reached through the public
+//! port. Each decision moves one step towards it from wherever the cluster is.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{
+    Decision, Situation, describe, dynamic_configuration, end,
+    placement::{self, Wanted},
+    shortcomings::{self, Shortcoming},
+    tell,
+};
+use crate::{
+    effect::{Effect, PortFact, StartAnswer},
+    ids::{CellGuid, NodeId},
+    record::{Node, OperationKind, OperationState, Phase, PortClaim, Record},
+};
+
+/// How long a bootstrap may go without a leader before it is started over. A bootstrap takes about 3 s on an idle
+/// machine; twenty at once on two cores took 24 s (patroni-reference.md).
+const BOOTSTRAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
+
+/// Seconds after which a cell is asked again for a node that has not reported to Patroni.
+const ASK_AGAIN: i64 = 5;
+
+/// How often a bootstrap that never got a leader is started over within one operation.
+const BOOTSTRAP_RESTARTS: u32 = 3;
+
+pub(super) fn decide(situation: &Situation<'_>) -> Decision {
+    let mut record = situation.record.clone();
+    let mut effects = take_in(&mut record, situation);
+    let Some(operation) = record.operation.clone() else {
+        remove_leaving(&record, situation, &mut effects);
+        return Decision { record, effects };
+    };
+    if situation.facts.port == PortFact::Exhausted {
+        return fail(
+            record,
+            "no public port is free: all ports of the range are owned or in quarantine",
+            situation,
+        );
+    }
+    own_port(&mut record, &mut effects, situation);
+    replace_refused(&mut record, &mut effects, situation);
+    start_over(&mut record, situation);
+    let trouble = fill_up(&mut record, &mut effects, situation);
+    thin_out(&mut record, situation);
+
+    let missing = shortcomings::of(&record, situation);
+    let blocks = |shortcoming: &&Shortcoming| match shortcoming {
+        // A node that never ran and whose cell does not answer does not keep a provision from being what was asked for:
+        // it is removed when its cell comes back.
+        Shortcoming::NotGone { .. } => operation.kind != OperationKind::Provision,
+        _ => true,
+    };
+    if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
+        let description = describe::cluster(&record, situation.cluster);
+        end(&mut record, OperationState::Succeeded, description, situation.now);
+        effects.extend(settle(&record));
+        return Decision { record, effects };
+    }
+    if situation.now >= operation.deadline {
+        let open: Vec<String> = missing.iter().filter(blocks).map(ToString::to_string).collect();
+        let reason = format!("not finished in time: {}", open.join("; "));
+        return fail(record, &reason, situation);
+    }
+    for shortcoming in &missing {
+        effects.extend(remedy(shortcoming, &missing, &record, situation));
+    }
+    remove_leaving(&record, situation, &mut effects);
+    let states = describe::cluster(&record, situation.cluster);
+    tell(
+        &mut record,
+        trouble.map_or(states.clone(), |trouble| format!("{states}; {trouble}")),
+    );
+    Decision { record, effects }
+}
+
+/// What must be true in etcd beside the record once an operation has ended. Also called for when an operation ended and
+/// its marker is still there, since then nobody knows whether these were done.
+#[must_use]
+pub fn settle(record: &Record) -> Vec<Effect> {
+    let allocation = record.port.owned().map(Effect::Allocate);
+    let projections = record.staying().map(|(node, _)| Effect::Project(node));
+    allocation
+        .into_iter()
+        .chain(projections)
+        .chain([Effect::Unmark])
+        .collect()
+}
+
+fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision {
+    let advice = match record.operation.as_ref().map(|operation| operation.kind) {
+        Some(OperationKind::Provision) => {
+            "Delete the instance, or send the same request again to go on with it."
+        }
+        _ => "Send the request again to go on with it.",
+    };
+    end(
+        &mut record,
+        OperationState::Failed,
+        format!("{reason}. {advice}"),
+        situation.now,
+    );
+    Decision {
+        record,
+        effects: vec![Effect::Unmark],
+    }
+}
+
+/// Takes over what was observed and found out: the record catches up with the facts.
+fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
+    let (cluster, facts) = (situation.cluster, situation.facts);
+    let mut effects = Vec::new();
+    match (&record.port, facts.port) {
+        (PortClaim::Candidate { port, .. }, PortFact::Ours(claimed)) if *port == claimed => {
+            record.port = PortClaim::Owned { port: claimed };
+            effects.push(Effect::Allocate(claimed));
+        }
+        (PortClaim::Candidate { port, misses }, PortFact::Taken { port: tried, next }) if *port == tried => {
+            record.port = PortClaim::Candidate {
+                port: next,
+                misses: misses + 1,
+            };
+        }
+        _ => {}
+    }
+    let gone: Vec<NodeId> = record
+        .nodes
+        .iter()
+        .filter(|(node, placed)| placed.phase == Phase::Leaving && facts.removed.contains(node))
+        .map(|(node, _)| *node)
+        .collect();
+    if !gone.is_empty() {
+        record.nodes.retain(|node, _| !gone.contains(node));
+        record.retired.extend(&gone);
+        effects.push(Effect::Forget(gone));
+    }
+    for (id, node) in &mut record.nodes {
+        if node.phase == Phase::Assigned && cluster.member(*id).is_some_and(|member| member.is_running()) {
+            node.phase = Phase::Running;
+            effects.push(Effect::Project(*id));
+        }
+    }
+    record.bootstrapped |= cluster.system_identifier().is_some()
+        && cluster
+            .running_leader()
+            .is_some_and(|(name, _)| record.nodes.keys().any(|node| node.to_string() == name));
+    effects
+}
+
+fn own_port(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
+    match record.port {
+        PortClaim::Candidate { port, .. } => effects.push(Effect::ClaimPort(port)),
+        // The allocation may have been lost with the handler that should have written it, and then the router knows
+        // nothing of the port.
+        PortClaim::Owned { port } if matches!(situation.facts.prepared, Some(Err(_))) => {
+            effects.push(Effect::Allocate(port));
+        }
+        PortClaim::Owned { .. } | PortClaim::Released => {}
+    }
+}
+
+/// Gives up nodes that their cells certainly do not run, provided that there is another cell for each. Until then the
+/// same cell is asked again.
+fn replace_refused(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
+    let refused: Vec<NodeId> = record
+        .nodes
+        .iter()
+        .filter(|(node, placed)| {
+            placed.phase == Phase::Assigned
+                && matches!(situation.facts.started.get(node), Some(StartAnswer::Refused(_)))
+        })
+        .map(|(node, _)| *node)
+        .collect();
+    if refused.is_empty() {
+        return;
+    }
+    let Some(cells) = &situation.facts.cells else {
+        effects.push(Effect::ListCells);
+        return;
+    };
+    if placement::choose(cells, &wanted(record, refused.len(), situation)).is_err() {
+        return;
+    }
+    for (_, node) in record.nodes.iter_mut().filter(|(node, _)| refused.contains(node)) {
+        node.phase = Phase::Leaving;
+    }
+}
+
+/// Starts a bootstrap over that has had no leader for too long: all nodes go, and new ones come once they are gone and
+/// nothing of the attempt is left. Only before the cluster ever stood.
+fn start_over(record: &mut Record, situation: &Situation<'_>) {
+    let started = record.bootstrap_started;
+    let stuck = !record.bootstrapped
+        && situation.cluster.leader.is_none()
+        && record.staying().next().is_some()
+        && record.bootstrap_restarts < BOOTSTRAP_RESTARTS
+        && situation.now.duration_since(started).unsigned_abs() > BOOTSTRAP_PATIENCE
+        && situation.now > started;
+    if stuck {
+        record.bootstrap_restarts += 1;
+        record.bootstrap_started = situation.now;
+        for node in record.nodes.values_mut() {
+            node.phase = Phase::Leaving;
+        }
+    }
+}
+
+/// Places nodes until there are as many as asked for. Answers why that is not possible now.
+fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) -> Option<String> {
+    let placed = record.staying().count();
+    let count = usize::try_from(record.node_count)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(placed);
+    if count == 0 {
+        return None;
+    }
+    if !record.bootstrapped && placed == 0 {
+        // A bootstrap that is started over: nothing of the last attempt may be left, or the new nodes would wait for
+        // its leader for ever.
+        if !record.nodes.is_empty() {
+            return None;
+        }
+        if !situation.cluster.leaves.is_empty() {
+            effects.push(clear_scope(situation));
+            return None;
+        }
+    }
+    let Some(cells) = &situation.facts.cells else {
+        effects.push(Effect::ListCells);
+        return None;
+    };
+    let chosen = match placement::choose(cells, &wanted(record, count, situation)) {
+        Ok(chosen) => chosen,
+        Err(shortage) => return Some(shortage.to_string()),
+    };
+    for cell in chosen {
+        // The number makes ids differ within one seed; retired ones are counted so that an id cannot come back.
+        let node = situation.fresh_node(record.nodes.len() + record.retired.len());
+        let placed = Node {
+            cell: cell.guid.clone(),
+            availability_zone: cell.availability_zone.clone(),
+            phase: Phase::Assigned,
+            assigned: situation.now,
+            missing_since: None,
+        };
+        record.nodes.insert(node, placed);
+        effects.push(Effect::Project(node));
+    }
+    None
+}
+
+pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
+    Effect::ClearScope {
+        leaves: situation.cluster.leaves.clone(),
+        directories: situation.cluster.directories.clone(),
+    }
+}
+
+fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wanted<'a> {
+    let occupied: BTreeSet<&CellGuid> = record.nodes.values().map(|node| &node.cell).collect();
+    Wanted {
+        count,
+        zones: record
+            .staying()
+            .map(|(_, node)| node.availability_zone.as_str())
+            .collect(),
+        occupied,
+        only: record.cells.as_deref(),
+        seed: situation.seed,
+    }
+}
+
+/// Lets one surplus node leave at a time, never the leader. When it goes is for [`remove_leaving`] to say.
+fn thin_out(record: &mut Record, situation: &Situation<'_>) {
+    let staying: Vec<(NodeId, &Node)> = record.staying().collect();
+    let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
+    let somebody_leaves = record.nodes.len() > staying.len();
+    if staying.len() <= enough || somebody_leaves || situation.cluster.running_leader().is_none() {
+        return;
+    }
+    let neighbours = |zone: &str| {
+        staying
+            .iter()
+            .filter(|(_, node)| node.availability_zone == zone)
+            .count()
+    };
+    let surplus = staying
+        .iter()
+        .filter(|(node, _)| !situation.cluster.is_led_by(*node))
+        // A node that does not run first, then one of the fullest zone.
+        .max_by_key(|(id, node)| {
+            let runs = situation
+                .cluster
+                .member(*id)
+                .is_some_and(|member| member.is_running());
+            (!runs, neighbours(&node.availability_zone), *id)
+        })
+        .map(|(id, _)| *id);
+    if let Some(node) = surplus.and_then(|id| record.nodes.get_mut(&id)) {
+        node.phase = Phase::Leaving;
+    }
+}
+
+/// What can be done about one shortcoming now.
+fn remedy(
+    shortcoming: &Shortcoming,
+    missing: &[Shortcoming],
+    record: &Record,
+    situation: &Situation<'_>,
+) -> Option<Effect> {
+    let port_owned = record.port.owned().is_some();
+    let facts = situation.facts;
+    match shortcoming {
+        Shortcoming::NotRunning { node, .. } => {
+            // A node that reports to Patroni is its cell's business. One that does not may never have been asked for:
+            // whoever placed it asked at once, so others give it a moment.
+            let silent = situation.cluster.member(*node).is_none();
+            let just_placed =
+                !situation.record.nodes.contains_key(node) || situation.record.port.owned().is_none();
+            let overdue = record
+                .nodes
+                .get(node)
+                .is_some_and(|placed| situation.now.duration_since(placed.assigned).as_secs() >= ASK_AGAIN);
+            (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
+        }
+        Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
+        Shortcoming::PortNotReady { .. } if port_owned && facts.prepared.is_none() => Some(Effect::Prepare),
+        Shortcoming::Settings { patch } => {
+            let still_growing = missing.iter().any(|one| {
+                !matches!(
+                    one,
+                    Shortcoming::Settings { .. } | Shortcoming::PortNotReady { .. }
+                )
+            });
+            if !still_growing {
+                return Some(Effect::Configure(patch.clone()));
+            }
+            let current = situation.cluster.config.as_ref().unwrap_or(&Value::Null);
+            let quick =
+                dynamic_configuration::patch(current, &dynamic_configuration::while_growing(situation.plan));
+            (!quick.is_empty()).then_some(Effect::Configure(quick))
+        }
+        Shortcoming::LeaderLeaves => {
+            let leader = situation.cluster.leader.clone()?;
+            let streams = |node: NodeId| {
+                !missing.iter().any(|one| matches!(one,
+                    Shortcoming::NotRunning { node: lame, .. } | Shortcoming::NotStreaming { node: lame, .. } if *lame == node))
+            };
+            let candidate = record
+                .staying()
+                .map(|(node, _)| node)
+                .find(|node| streams(*node))?;
+            Some(Effect::Switchover {
+                leader,
+                candidate: candidate.to_string(),
+            })
+        }
+        _ => None,
+    }
+}
+
+/// Asks cells to remove the nodes that leave, each as soon as that harms nobody.
+fn remove_leaving(record: &Record, situation: &Situation<'_>, effects: &mut Vec<Effect>) {
+    let (cluster, facts) = (situation.cluster, situation.facts);
+    let missing = shortcomings::of(record, situation);
+    let others_stream = !missing.iter().any(|one| {
+        matches!(
+            one,
+            Shortcoming::NoLeader
+                | Shortcoming::LeaderLeaves
+                | Shortcoming::NotRunning { .. }
+                | Shortcoming::NotStreaming { .. }
+        )
+    });
+    for (node, _) in record
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.phase == Phase::Leaving)
+    {
+        let member = cluster.member(*node);
+        // Before the cluster ever stood there is nothing to lose.
+        let nothing_to_lose = !record.bootstrapped;
+        // Its cell has told Patroni that it must not lead any more, so that it cannot win an election that starts while
+        // it is being stopped; or it does not take part at all.
+        let passed_over = member.is_none_or(|member| member.nofailover);
+        if nothing_to_lose || (passed_over && others_stream && !cluster.is_led_by(*node)) {
+            effects.push(Effect::Remove(*node));
+        } else if !passed_over {
+            // Asking again makes the cell look at the record at once, where it sees that the node leaves.
+            effects.push(Effect::Start(*node));
+        }
+    }
+    let unsure = missing
+        .iter()
+        .any(|one| matches!(one, Shortcoming::NotStreaming { .. }));
+    if unsure && record.nodes.values().any(|node| node.phase == Phase::Leaving) && facts.replication.is_none()
+    {
+        effects.push(Effect::AskReplication);
+    }
+}

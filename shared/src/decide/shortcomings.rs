@@ -1,0 +1,227 @@
+//! What a cluster still lacks to be what was asked for.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    cluster::Member,
+    decide::{Situation, dynamic_configuration},
+    ids::{CellGuid, NodeId},
+    record::{Phase, PortClaim, Record},
+};
+
+/// One thing that is not yet as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shortcoming {
+    /// The instance owns no public port yet.
+    NoPort,
+    /// Fewer nodes are placed than asked for.
+    TooFewNodes {
+        /// How many are placed.
+        placed: usize,
+        /// How many shall be.
+        wanted: u32,
+    },
+    /// More nodes are placed than asked for.
+    TooManyNodes {
+        /// How many are placed.
+        placed: usize,
+        /// How many shall be.
+        wanted: u32,
+    },
+    /// No node leads, or the leader is not ready.
+    NoLeader,
+    /// A node that is on its way out still leads.
+    LeaderLeaves,
+    /// The node does not run.
+    NotRunning {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        cell: CellGuid,
+        /// In Patroni's words.
+        state: String,
+    },
+    /// The node runs, but does not stream from the leader on the leader's timeline.
+    NotStreaming {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        cell: CellGuid,
+        /// What is known of its replication.
+        state: String,
+    },
+    /// The public port does not lead to the leader, or the database is not prepared.
+    PortNotReady {
+        /// Why.
+        reason: String,
+    },
+    /// Patroni's dynamic configuration is not the plan's.
+    Settings {
+        /// What must be patched.
+        patch: Map<String, Value>,
+    },
+    /// The node is to be removed and still there.
+    NotGone {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        cell: CellGuid,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Shortcoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPort => f.write_str("no public port is owned"),
+            Self::TooFewNodes { placed, wanted } => {
+                write!(f, "{placed} of {wanted} nodes are placed on cells")
+            }
+            Self::TooManyNodes { placed, wanted } => {
+                write!(f, "{placed} nodes are there instead of {wanted}")
+            }
+            Self::NoLeader => f.write_str("no leader runs"),
+            Self::LeaderLeaves => f.write_str("the leader has not handed over yet"),
+            Self::NotRunning { node, cell, state } => write!(f, "node {node} on cell {cell} is {state}"),
+            Self::NotStreaming { node, cell, state } => {
+                write!(
+                    f,
+                    "node {node} on cell {cell} does not stream from the leader ({state})"
+                )
+            }
+            Self::PortNotReady { reason } => {
+                write!(f, "the public port does not lead to the leader: {reason}")
+            }
+            Self::Settings { .. } => f.write_str("the plan's settings are not in force"),
+            Self::NotGone { node, cell, reason } => {
+                write!(f, "node {node} on cell {cell} is not removed: {reason}")
+            }
+        }
+    }
+}
+
+/// Everything that is missing, in the order in which it usually comes about (design.md, 5, Provision). Empty: the cluster
+/// is what was asked for.
+///
+/// `record` is the record as it shall be written, which may be ahead of `situation.record`.
+#[must_use]
+pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
+    let (cluster, facts) = (situation.cluster, situation.facts);
+    let mut missing = Vec::new();
+    if !matches!(record.port, PortClaim::Owned { .. }) {
+        missing.push(Shortcoming::NoPort);
+    }
+    let placed = record.staying().count();
+    let wanted = record.node_count;
+    let enough = usize::try_from(wanted).unwrap_or(usize::MAX);
+    if placed < enough {
+        missing.push(Shortcoming::TooFewNodes { placed, wanted });
+    }
+    if placed > enough {
+        missing.push(Shortcoming::TooManyNodes { placed, wanted });
+    }
+    let leader = cluster
+        .running_leader()
+        .filter(|_| cluster.system_identifier().is_some());
+    match leader {
+        None => missing.push(Shortcoming::NoLeader),
+        Some(_) if !record.staying().any(|(node, _)| cluster.is_led_by(node)) => {
+            missing.push(Shortcoming::LeaderLeaves);
+        }
+        Some(_) => {}
+    }
+    let timeline = leader.and_then(|(_, leader)| leader.timeline);
+    for (node, placed) in record.staying() {
+        let cell = placed.cell.clone();
+        let member = cluster.member(node);
+        match member {
+            Some(member) if member.is_running() => {}
+            _ => {
+                let state =
+                    member.map_or_else(|| not_reported(situation, node), |member| member.state.clone());
+                missing.push(Shortcoming::NotRunning { node, cell, state });
+                continue;
+            }
+        }
+        if cluster.is_led_by(node) || leader.is_none() {
+            continue;
+        }
+        if let Some(state) = member.and_then(|member| not_streaming(node, member, timeline, situation)) {
+            missing.push(Shortcoming::NotStreaming { node, cell, state });
+        }
+    }
+    if leader.is_some() {
+        match &facts.prepared {
+            Some(Ok(())) => {}
+            Some(Err(reason)) => missing.push(Shortcoming::PortNotReady {
+                reason: reason.clone(),
+            }),
+            None => missing.push(Shortcoming::PortNotReady {
+                reason: "not tried yet".to_owned(),
+            }),
+        }
+        let current = cluster.config.as_ref().unwrap_or(&Value::Null);
+        let patch = dynamic_configuration::patch(current, situation.plan);
+        if !patch.is_empty() {
+            missing.push(Shortcoming::Settings { patch });
+        }
+    }
+    for (node, leaving) in record
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.phase == Phase::Leaving)
+    {
+        let reason = facts
+            .not_removed
+            .get(node)
+            .cloned()
+            .unwrap_or_else(|| "not asked yet".to_owned());
+        missing.push(Shortcoming::NotGone {
+            node: *node,
+            cell: leaving.cell.clone(),
+            reason,
+        });
+    }
+    missing
+}
+
+/// What is known of a node that has not reported to Patroni.
+fn not_reported(situation: &Situation<'_>, node: NodeId) -> String {
+    use crate::effect::StartAnswer;
+    match situation.facts.started.get(&node) {
+        Some(StartAnswer::Refused(reason) | StartAnswer::Unclear(reason)) => format!("stopped ({reason})"),
+        Some(StartAnswer::Accepted) | None => "stopped".to_owned(),
+    }
+}
+
+/// `None` when the replica streams on the leader's timeline, otherwise what it does instead.
+///
+/// Patroni's state `running` alone does not mean that: the first walreceiver attempts may fail. Patroni 4 writes
+/// `replication_state`; Patroni 3 does not, so the leader is asked ([`crate::effect::Effect::AskReplication`]).
+fn not_streaming(
+    node: NodeId,
+    member: &Member,
+    timeline: Option<u64>,
+    situation: &Situation<'_>,
+) -> Option<String> {
+    if let (Some(own), Some(leads)) = (member.timeline, timeline)
+        && own != leads
+    {
+        return Some(format!("on timeline {own} instead of {leads}"));
+    }
+    let own = member.replication_state.as_deref();
+    let seen_by_leader = situation
+        .facts
+        .replication
+        .as_ref()
+        .and_then(|by_name| by_name.get(&node.to_string()))
+        .map(String::as_str);
+    match (own, seen_by_leader) {
+        (Some("streaming"), _) | (_, Some("streaming")) => None,
+        (_, Some(other)) | (Some(other), None) => Some(other.to_owned()),
+        (None, None) => Some("not connected".to_owned()),
+    }
+}

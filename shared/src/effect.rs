@@ -1,0 +1,134 @@
+//! What a decision calls for, and what came of it.
+//!
+//! **Guarantees.** Every effect is idempotent and harmless when it comes late: it creates, or it removes what it names
+//! by index or by an id that is never used again (design.md, 4). None of them decides anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    ids::{NodeId, Port},
+    store::Index,
+};
+
+/// One thing to do outside the record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Find out which cells are alive, to place nodes on them.
+    ListCells,
+    /// Create the owner key of the candidate port.
+    ClaimPort(Port),
+    /// Write the allocation, move the hint to the next port.
+    Allocate(Port),
+    /// Write the projection that the original's tools read: which cell holds this node.
+    Project(NodeId),
+    /// Ask the node's cell to run it.
+    Start(NodeId),
+    /// Ask the node's cell to remove it for good, together with its data.
+    Remove(NodeId),
+    /// Tidy up after nodes that are gone: their projections and what Patroni published about them.
+    Forget(Vec<NodeId>),
+    /// Connect through the public port: does the leader of this cluster answer, and is the database there? If it is
+    /// not, create it.
+    Prepare,
+    /// Ask the leader who streams from it, for Patroni 3 does not write that into the member keys.
+    AskReplication,
+    /// Change Patroni's dynamic configuration.
+    Configure(Map<String, Value>),
+    /// Hand the leadership over, from one member to another that streams.
+    Switchover {
+        /// Who leads now.
+        leader: String,
+        /// Who shall lead.
+        candidate: String,
+    },
+    /// Delete the allocation, put the port into quarantine, delete the projections.
+    ReleasePort(Option<Port>),
+    /// Delete the bindings.
+    DropBindings,
+    /// Delete these keys of Patroni's, each only if it is still at this index, and the directories when empty.
+    ClearScope {
+        /// The leaves as observed.
+        leaves: Vec<(String, Index)>,
+        /// The directories below the scope.
+        directories: Vec<String>,
+    },
+    /// Write the tombstone, delete the record (on the index that was decided on), then what may be left: the marker and
+    /// empty directories.
+    Bury,
+    /// Delete the marker: no operation is under way any more.
+    Unmark,
+}
+
+impl Effect {
+    /// Whether the cluster may look different afterwards, so that it has to be observed again.
+    #[must_use]
+    pub fn touches_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::Remove(_)
+                | Self::Forget(_)
+                | Self::Configure(_)
+                | Self::Switchover { .. }
+                | Self::ClearScope { .. }
+        )
+    }
+}
+
+/// What effects found out in this pass. A fact lives as long as the pass.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Facts {
+    /// The cells that are alive or configured, once they were listed.
+    pub cells: Option<Vec<crate::decide::placement::CellView>>,
+    /// Whose the candidate port is.
+    pub port: PortFact,
+    /// What cells answered to `Start`.
+    pub started: BTreeMap<NodeId, StartAnswer>,
+    /// Nodes that their cells confirmed to be gone.
+    pub removed: BTreeSet<NodeId>,
+    /// Why nodes are not gone yet.
+    pub not_removed: BTreeMap<NodeId, String>,
+    /// Whether the public port led to this cluster's leader, and why not.
+    pub prepared: Option<Result<(), String>>,
+    /// Who streams from the leader, by member name and state.
+    pub replication: Option<BTreeMap<String, String>>,
+    /// The allocation and the owner key are gone, as are the projections.
+    pub port_released: bool,
+    /// All bindings are gone.
+    pub bindings_dropped: bool,
+    /// The record is gone: this pass has deleted it, or somebody else has.
+    pub gone: bool,
+    /// Effects that failed otherwise, as sentences.
+    pub troubles: Vec<String>,
+}
+
+/// Whose a candidate port is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PortFact {
+    /// Not tried in this pass.
+    #[default]
+    Unknown,
+    /// The owner key names this instance and incarnation.
+    Ours(Port),
+    /// Somebody else's.
+    Taken {
+        /// The port that was tried.
+        port: Port,
+        /// Where to go on.
+        next: Port,
+    },
+    /// All ports of the range are owned by others or in quarantine.
+    Exhausted,
+}
+
+/// What a cell answered to the request to run a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartAnswer {
+    /// It runs the node, or will.
+    Accepted,
+    /// It certainly does not run the node and will not: it said so, or the request did not reach it.
+    Refused(String),
+    /// Nobody knows: the answer was lost, or the cell cannot tell now. To be asked again.
+    Unclear(String),
+}

@@ -1,0 +1,141 @@
+//! Patroni's REST API, as far as the broker uses it (Patroni's documentation, "Patroni REST API").
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use reqwest::Client;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::{cell_api::REST_USER, cells};
+
+/// Reading answers at once; a busy machine may take a moment.
+const READ_LIMIT: Duration = Duration::from_secs(3);
+/// A switchover answers after 2 to 3 s (patroni-reference.md, REST).
+const SWITCHOVER_LIMIT: Duration = Duration::from_secs(15);
+
+/// What the broker asks of Patroni. Errors are sentences: none of them decides anything, the next look at etcd does.
+#[async_trait]
+pub trait PatroniClient: Send + Sync {
+    /// Who streams from the leader: state by member name.
+    async fn replication(&self, leader_api: &str) -> Result<BTreeMap<String, String>, String>;
+    /// Patches the dynamic configuration.
+    async fn configure(
+        &self,
+        api: &str,
+        password: &SecretString,
+        patch: &Map<String, Value>,
+    ) -> Result<(), String>;
+    /// Hands the leadership from one member to another; both are named, so that a late call cannot demote a third.
+    async fn switchover(
+        &self,
+        api: &str,
+        password: &SecretString,
+        leader: &str,
+        candidate: &str,
+    ) -> Result<(), String>;
+}
+
+/// Patroni over HTTP.
+#[derive(Debug, Clone)]
+pub struct HttpPatroni {
+    client: Client,
+}
+
+impl HttpPatroni {
+    /// # Errors
+    /// When the TLS library cannot be set up.
+    pub fn new() -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            client: cells::http_client()?,
+        })
+    }
+}
+
+async fn checked(
+    sent: Result<reqwest::Response, reqwest::Error>,
+    what: &str,
+) -> Result<reqwest::Response, String> {
+    let response =
+        sent.map_err(|error| format!("{what}: Patroni did not answer: {}", cells::cause(&error)))?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let text = response.text().await.unwrap_or_default();
+    let short: String = text.chars().take(200).collect();
+    Err(format!(
+        "{what}: Patroni answered {}: {}",
+        status.as_u16(),
+        short.trim()
+    ))
+}
+
+#[async_trait]
+impl PatroniClient for HttpPatroni {
+    async fn replication(&self, leader_api: &str) -> Result<BTreeMap<String, String>, String> {
+        #[derive(Deserialize)]
+        struct Status {
+            #[serde(default)]
+            replication: Vec<Standby>,
+        }
+        #[derive(Deserialize)]
+        struct Standby {
+            application_name: String,
+            state: String,
+        }
+        let what = "asking who streams";
+        let sent = self
+            .client
+            .get(format!("{leader_api}/patroni"))
+            .timeout(READ_LIMIT)
+            .send()
+            .await;
+        let status: Status = checked(sent, what)
+            .await?
+            .json()
+            .await
+            .map_err(|error| format!("{what}: {}", cells::cause(&error)))?;
+        Ok(status
+            .replication
+            .into_iter()
+            .map(|standby| (standby.application_name, standby.state))
+            .collect())
+    }
+
+    async fn configure(
+        &self,
+        api: &str,
+        password: &SecretString,
+        patch: &Map<String, Value>,
+    ) -> Result<(), String> {
+        let sent = self
+            .client
+            .patch(format!("{api}/config"))
+            .basic_auth(REST_USER, Some(password.expose_secret()))
+            .timeout(READ_LIMIT)
+            .json(patch)
+            .send()
+            .await;
+        checked(sent, "changing Patroni's configuration").await.map(drop)
+    }
+
+    async fn switchover(
+        &self,
+        api: &str,
+        password: &SecretString,
+        leader: &str,
+        candidate: &str,
+    ) -> Result<(), String> {
+        let sent = self
+            .client
+            .post(format!("{api}/switchover"))
+            .basic_auth(REST_USER, Some(password.expose_secret()))
+            .timeout(SWITCHOVER_LIMIT)
+            .json(&json!({ "leader": leader, "candidate": candidate }))
+            .send()
+            .await;
+        checked(sent, "switchover").await.map(drop)
+    }
+}
