@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     cell_api::{Heartbeat, Refusal, StartNode, refusal},
+    config::Credentials,
     decide::placement::{CellView, Room},
     effect::StartAnswer,
     ids::{CellGuid, NodeId},
@@ -21,8 +22,9 @@ use crate::{
 
 /// Long enough for a cell that reads the record from a slow etcd.
 const START_LIMIT: Duration = Duration::from_secs(10);
-/// A cell answers 202 after 20 s when a node takes longer to stop.
-const REMOVE_LIMIT: Duration = Duration::from_secs(25);
+/// Most nodes stop within two seconds. For the others the same request is sent again by the next pass: gateways wait for
+/// half a minute at most.
+const REMOVE_LIMIT: Duration = Duration::from_secs(12);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A cell that can be asked.
@@ -43,10 +45,8 @@ pub struct Cell {
 pub struct KnownCells {
     /// Cells listed in `backends:`; their `view.room` is empty.
     pub configured: Vec<Cell>,
-    /// User name for all other cells.
-    pub username: String,
-    /// Password for all other cells.
-    pub password: SecretString,
+    /// How to log in to all other cells; `None`: others are left alone.
+    pub others: Option<Credentials>,
 }
 
 impl KnownCells {
@@ -56,9 +56,16 @@ impl KnownCells {
     /// # Errors
     /// When etcd cannot be read. A heartbeat that cannot be understood is left out.
     pub async fn list(&self, store: &dyn Store) -> Result<Vec<Cell>, StoreError> {
-        let mut cells: BTreeMap<CellGuid, Cell> =
-            self.configured.iter().map(|cell| (cell.view.guid.clone(), cell.clone())).collect();
-        for (name, child) in store.list(keyspace::CELLS, Read::Quorum).await?.unwrap_or_default() {
+        let mut cells: BTreeMap<CellGuid, Cell> = self
+            .configured
+            .iter()
+            .map(|cell| (cell.view.guid.clone(), cell.clone()))
+            .collect();
+        for (name, child) in store
+            .list(keyspace::CELLS, Read::Quorum)
+            .await?
+            .unwrap_or_default()
+        {
             let Child::Leaf(entry) = child else { continue };
             let heartbeat: Heartbeat = match serde_json::from_str(&entry.value) {
                 Ok(heartbeat) => heartbeat,
@@ -67,15 +74,27 @@ impl KnownCells {
                     continue;
                 }
             };
-            let room = Some(Room { capacity: heartbeat.capacity, load: heartbeat.load });
-            let cell = cells.entry(heartbeat.guid.clone()).or_insert_with(|| Cell {
-                view: CellView { guid: heartbeat.guid, availability_zone: heartbeat.availability_zone, room: None },
+            let guid = heartbeat.guid;
+            let view = CellView {
+                guid: guid.clone(),
+                availability_zone: heartbeat.availability_zone,
+                room: None,
+            };
+            let heard = self.others.as_ref().map(|credentials| Cell {
+                view,
                 uri: String::new(),
-                username: self.username.clone(),
-                password: self.password.clone(),
+                username: credentials.username.clone(),
+                password: credentials.password.clone(),
             });
-            cell.view.room = room;
+            let Some(mut cell) = cells.remove(&guid).or(heard) else {
+                continue;
+            };
+            cell.view.room = Some(Room {
+                capacity: heartbeat.capacity,
+                load: heartbeat.load,
+            });
             cell.uri = heartbeat.uri;
+            cells.insert(guid, cell);
         }
         Ok(cells.into_values().collect())
     }
@@ -148,14 +167,20 @@ impl CellClient for HttpCells {
             Err(error) if error.is_connect() => {
                 return StartAnswer::Refused(format!("cell {guid} cannot be reached"));
             }
-            Err(error) => return StartAnswer::Unclear(format!("cell {guid} did not answer: {}", cause(&error))),
+            Err(error) => {
+                return StartAnswer::Unclear(format!("cell {guid} did not answer: {}", cause(&error)));
+            }
         };
         let status = response.status();
         if status.is_success() {
             return StartAnswer::Accepted;
         }
         let refused = refusal_of(response).await;
-        let said = format!("cell {guid} answered {}: {}", status.as_u16(), refused.description);
+        let said = format!(
+            "cell {guid} answered {}: {}",
+            status.as_u16(),
+            refused.description
+        );
         match refused.error.as_str() {
             // The cell looked at the record, or at its own list, and will not run this node.
             refusal::FULL | refusal::RETIRED | refusal::STOPPING => StartAnswer::Refused(said),
@@ -173,22 +198,32 @@ impl CellClient for HttpCells {
             .send()
             .await;
         match sent {
-            Ok(response) if matches!(response.status(), StatusCode::OK | StatusCode::GONE) => RemoveAnswer::Gone,
+            Ok(response) if matches!(response.status(), StatusCode::OK | StatusCode::GONE) => {
+                RemoveAnswer::Gone
+            }
             Ok(response) if response.status() == StatusCode::ACCEPTED => {
                 RemoveAnswer::NotYet(format!("cell {guid} is still stopping it"))
             }
             Ok(response) => {
                 let status = response.status().as_u16();
-                RemoveAnswer::NotYet(format!("cell {guid} answered {status}: {}", refusal_of(response).await.description))
+                RemoveAnswer::NotYet(format!(
+                    "cell {guid} answered {status}: {}",
+                    refusal_of(response).await.description
+                ))
             }
-            Err(error) if error.is_connect() => RemoveAnswer::NotYet(format!("cell {guid} cannot be reached")),
+            Err(error) if error.is_connect() => {
+                RemoveAnswer::NotYet(format!("cell {guid} cannot be reached"))
+            }
             Err(error) => RemoveAnswer::NotYet(format!("cell {guid} did not answer: {}", cause(&error))),
         }
     }
 }
 
 async fn refusal_of(response: reqwest::Response) -> Refusal {
-    response.json().await.unwrap_or_else(|_| Refusal { error: String::new(), description: "no reason given".to_owned() })
+    response.json().await.unwrap_or_else(|_| Refusal {
+        error: String::new(),
+        description: "no reason given".to_owned(),
+    })
 }
 
 /// The innermost reason of a failed call; the outer ones only repeat the URL.

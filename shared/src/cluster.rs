@@ -267,8 +267,12 @@ mod tests {
                 .all(|member| member.state == "unknown" && !member.is_running())
         );
         assert_eq!(
-            (cluster.members.len(), cluster.system_identifier(), cluster.config),
-            (3, None, None)
+            (
+                cluster.members.len(),
+                cluster.system_identifier(),
+                &cluster.config
+            ),
+            (3, None, &None)
         );
     }
 

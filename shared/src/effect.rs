@@ -61,6 +61,21 @@ pub enum Effect {
     Unmark,
 }
 
+impl Effect {
+    /// Whether the cluster may look different afterwards, so that it has to be observed again.
+    #[must_use]
+    pub fn touches_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::Remove(_)
+                | Self::Forget(_)
+                | Self::Configure(_)
+                | Self::Switchover { .. }
+                | Self::ClearScope { .. }
+        )
+    }
+}
+
 /// What effects found out in this pass. A fact lives as long as the pass.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Facts {
@@ -82,8 +97,8 @@ pub struct Facts {
     pub port_released: bool,
     /// All bindings are gone.
     pub bindings_dropped: bool,
-    /// The record is gone.
-    pub buried: bool,
+    /// The record is gone: this pass has deleted it, or somebody else has.
+    pub gone: bool,
     /// Effects that failed otherwise, as sentences.
     pub troubles: Vec<String>,
 }
@@ -95,9 +110,11 @@ pub enum PortFact {
     #[default]
     Unknown,
     /// The owner key names this instance and incarnation.
-    Ours,
-    /// Somebody else's: the next candidate.
+    Ours(Port),
+    /// Somebody else's.
     Taken {
+        /// The port that was tried.
+        port: Port,
         /// Where to go on.
         next: Port,
     },

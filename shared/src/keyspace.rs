@@ -13,8 +13,8 @@ pub const ALLOCATIONS: &str = "/routing/allocation";
 pub const NEXT_PORT: &str = "/routing/nextport";
 /// Who owns which port.
 pub const PORTS: &str = "/routing/ports";
-/// Present once every allocation of an older router has an owner key. Hidden, so that listings of ports leave it out.
-pub const PORTS_ADOPTED: &str = "/routing/ports/_adopted";
+/// Present once every allocation of an older router has an owner key.
+pub const PORTS_ADOPTED: &str = "/routing/adopted";
 /// Instances with an operation under way.
 pub const OPERATIONS: &str = "/operations";
 /// Live cells.

@@ -80,8 +80,8 @@ pub enum Kind<'a> {
     Rewind,
     /// Patroni's REST API.
     Rest,
-    /// The role of one service binding.
-    Bind(&'a BindingId),
+    /// The role of one service binding, and which life of that binding id: an id used again gets another password.
+    Bind(&'a BindingId, Incarnation),
 }
 
 /// Why a password cannot be derived.
@@ -134,7 +134,7 @@ impl Purpose<'_> {
             Kind::Replication => ("replication", None),
             Kind::Rewind => ("rewind", None),
             Kind::Rest => ("rest", None),
-            Kind::Bind(binding) => ("bind", Some(binding)),
+            Kind::Bind(binding, life) => ("bind", Some((binding, life.to_string()))),
         };
         let incarnation = self.incarnation.to_string();
         let generation = self.generation.to_be_bytes();
@@ -144,7 +144,9 @@ impl Purpose<'_> {
             incarnation.as_bytes(),
             kind.as_bytes(),
         ];
-        parts.extend(binding.map(|binding| binding.as_str().as_bytes()));
+        if let Some((binding, life)) = &binding {
+            parts.extend([binding.as_str().as_bytes(), life.as_bytes()]);
+        }
         parts.push(&generation);
         let mut info = Vec::new();
         for part in parts {
@@ -221,17 +223,17 @@ mod tests {
                 "new",
                 "f1",
                 LIFE,
-                Kind::Bind(&binding),
+                Kind::Bind(&binding, Uuid::from_u128(7).into()),
                 1,
-                "ze5kVzGr9bFnIrujtd0v-2xmfkFggY5qRfpotjcaxz4",
+                "a6_fufPL7tb2kLiSYAAzFpRhg3jxOHpvJ5lvRhM1vZQ",
             ),
             (
                 "new",
                 "f1",
                 LIFE,
-                Kind::Bind(&binding),
+                Kind::Bind(&binding, Uuid::from_u128(7).into()),
                 2,
-                "lSNtT-syNH5UlY4Q2Dz70FkmstMcSjwCFxt5bFaYTRE",
+                "QCizmp81BEcfAwMOA2kAMT08vEbbFBMHn4KBzXhpTEg",
             ),
             (
                 "old",
@@ -305,7 +307,7 @@ mod tests {
                 Kind::Replication,
                 Kind::Rewind,
                 Kind::Rest,
-                Kind::Bind(&self.3),
+                Kind::Bind(&self.3, self.1.into()),
             ];
             Purpose {
                 instance: &self.0,

@@ -21,7 +21,12 @@ pub trait PatroniClient: Send + Sync {
     /// Who streams from the leader: state by member name.
     async fn replication(&self, leader_api: &str) -> Result<BTreeMap<String, String>, String>;
     /// Patches the dynamic configuration.
-    async fn configure(&self, api: &str, password: &SecretString, patch: &Map<String, Value>) -> Result<(), String>;
+    async fn configure(
+        &self,
+        api: &str,
+        password: &SecretString,
+        patch: &Map<String, Value>,
+    ) -> Result<(), String>;
     /// Hands the leadership from one member to another; both are named, so that a late call cannot demote a third.
     async fn switchover(
         &self,
@@ -42,19 +47,29 @@ impl HttpPatroni {
     /// # Errors
     /// When the TLS library cannot be set up.
     pub fn new() -> Result<Self, reqwest::Error> {
-        Ok(Self { client: cells::http_client()? })
+        Ok(Self {
+            client: cells::http_client()?,
+        })
     }
 }
 
-async fn checked(sent: Result<reqwest::Response, reqwest::Error>, what: &str) -> Result<reqwest::Response, String> {
-    let response = sent.map_err(|error| format!("{what}: Patroni did not answer: {}", cells::cause(&error)))?;
+async fn checked(
+    sent: Result<reqwest::Response, reqwest::Error>,
+    what: &str,
+) -> Result<reqwest::Response, String> {
+    let response =
+        sent.map_err(|error| format!("{what}: Patroni did not answer: {}", cells::cause(&error)))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
     let text = response.text().await.unwrap_or_default();
     let short: String = text.chars().take(200).collect();
-    Err(format!("{what}: Patroni answered {}: {}", status.as_u16(), short.trim()))
+    Err(format!(
+        "{what}: Patroni answered {}: {}",
+        status.as_u16(),
+        short.trim()
+    ))
 }
 
 #[async_trait]
@@ -71,13 +86,30 @@ impl PatroniClient for HttpPatroni {
             state: String,
         }
         let what = "asking who streams";
-        let sent = self.client.get(format!("{leader_api}/patroni")).timeout(READ_LIMIT).send().await;
-        let status: Status =
-            checked(sent, what).await?.json().await.map_err(|error| format!("{what}: {}", cells::cause(&error)))?;
-        Ok(status.replication.into_iter().map(|standby| (standby.application_name, standby.state)).collect())
+        let sent = self
+            .client
+            .get(format!("{leader_api}/patroni"))
+            .timeout(READ_LIMIT)
+            .send()
+            .await;
+        let status: Status = checked(sent, what)
+            .await?
+            .json()
+            .await
+            .map_err(|error| format!("{what}: {}", cells::cause(&error)))?;
+        Ok(status
+            .replication
+            .into_iter()
+            .map(|standby| (standby.application_name, standby.state))
+            .collect())
     }
 
-    async fn configure(&self, api: &str, password: &SecretString, patch: &Map<String, Value>) -> Result<(), String> {
+    async fn configure(
+        &self,
+        api: &str,
+        password: &SecretString,
+        patch: &Map<String, Value>,
+    ) -> Result<(), String> {
         let sent = self
             .client
             .patch(format!("{api}/config"))

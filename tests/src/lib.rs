@@ -10,6 +10,7 @@
 )]
 
 pub mod child;
+pub mod conformance;
 pub mod etcd;
 pub mod pki;
 pub mod ports;

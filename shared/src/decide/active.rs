@@ -116,12 +116,11 @@ fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
     let (cluster, facts) = (situation.cluster, situation.facts);
     let mut effects = Vec::new();
     match (&record.port, facts.port) {
-        (PortClaim::Candidate { port, .. }, PortFact::Ours) => {
-            let port = *port;
-            record.port = PortClaim::Owned { port };
-            effects.push(Effect::Allocate(port));
+        (PortClaim::Candidate { port, .. }, PortFact::Ours(claimed)) if *port == claimed => {
+            record.port = PortClaim::Owned { port: claimed };
+            effects.push(Effect::Allocate(claimed));
         }
-        (PortClaim::Candidate { misses, .. }, PortFact::Taken { next }) => {
+        (PortClaim::Candidate { port, misses }, PortFact::Taken { port: tried, next }) if *port == tried => {
             record.port = PortClaim::Candidate {
                 port: next,
                 misses: misses + 1,

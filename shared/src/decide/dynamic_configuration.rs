@@ -2,9 +2,35 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::catalog;
+
 /// `loop_wait` in seconds while a cluster grows. Nearly all of the time to start a cluster is spent waiting for the next
 /// loop; with 1 Patroni never waits on the leader key and would be slower again (patroni-reference.md, Failover).
 const LOOP_WAIT_WHILE_GROWING: u32 = 2;
+
+/// What a plan wants of Patroni, by the names of Patroni's documentation ("Dynamic Configuration Settings").
+#[must_use]
+pub fn of_plan(plan: &catalog::Cluster) -> Map<String, Value> {
+    let timing = plan.patroni;
+    let settings = json!({
+        "ttl": timing.ttl,
+        "loop_wait": timing.loop_wait,
+        "retry_timeout": timing.retry_timeout,
+        "maximum_lag_on_failover": timing.maximum_lag_on_failover,
+        "synchronous_mode": plan.synchronous,
+        // A leader goes on without etcd for as long as all other members answer it.
+        "failsafe_mode": true,
+        "postgresql": {
+            "use_pg_rewind": true,
+            "use_slots": true,
+            "parameters": plan.postgresql_parameters,
+        },
+    });
+    match settings {
+        Value::Object(settings) => settings,
+        _ => Map::new(),
+    }
+}
 
 /// The plan's configuration, made quick for as long as nodes are being added.
 #[must_use]
@@ -42,7 +68,7 @@ pub fn patch(current: &Value, wanted: &Map<String, Value>) -> Map<String, Value>
 mod tests {
     use super::*;
 
-    fn object(value: Value) -> Map<String, Value> {
+    fn object(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
@@ -50,7 +76,7 @@ mod tests {
     fn only_what_differs_is_patched() {
         let current = json!({"ttl": 30, "loop_wait": 2, "postgresql": {"use_slots": true, "parameters": {"max_connections": 100}}});
         let wanted = object(
-            json!({"loop_wait": 10, "postgresql": {"use_slots": true, "parameters": {"max_connections": 200}}, "pause": null}),
+            &json!({"loop_wait": 10, "postgresql": {"use_slots": true, "parameters": {"max_connections": 200}}, "pause": null}),
         );
         let patch = patch(&current, &wanted);
         assert_eq!(
@@ -61,7 +87,7 @@ mod tests {
 
     #[test]
     fn nothing_is_patched_when_everything_is_there() {
-        let wanted = object(json!({"ttl": 30, "postgresql": {"use_slots": true}}));
+        let wanted = object(&json!({"ttl": 30, "postgresql": {"use_slots": true}}));
         let current =
             json!({"ttl": 30, "retry_timeout": 10, "postgresql": {"use_slots": true, "parameters": {}}});
         assert!(patch(&current, &wanted).is_empty());

@@ -181,24 +181,8 @@ impl Follow {
         let mut lines = BufReader::new(stream.body);
         loop {
             match hear(&mut lines) {
-                Heard::Line(line) => {
-                    let event = Event::parse(&line).map_err(Trouble::Lost)?;
-                    let index = event.node.index().map_err(Trouble::Lost)?.get();
-                    let watched = event.into_watched().map_err(Trouble::Lost)?;
-                    self.next = Some(index.saturating_add(1));
-                    self.progress();
-                    if let Some(watched) = watched {
-                        self.send(watched)?;
-                    }
-                    if index <= head {
-                        self.from_history += 1;
-                        if self.from_history >= MOST_FROM_HISTORY {
-                            self.next = None;
-                        }
-                        return Ok(());
-                    }
-                    self.from_history = 0;
-                }
+                Heard::Line(line) if self.report(&line, head)? => {}
+                Heard::Line(_) => return Ok(()),
                 Heard::Limit => {
                     self.progress();
                     self.next = self.next.map(|next| next.max(head.saturating_add(1)));
@@ -210,6 +194,31 @@ impl Follow {
                 Heard::Cut(reason) => return Err(Trouble::Lost(reason)),
             }
         }
+    }
+
+    /// Reports one event of a stream that was opened at `head`; answers whether more can follow.
+    fn report(&mut self, line: &[u8], head: u64) -> Result<bool, Trouble> {
+        let event = Event::parse(line).map_err(Trouble::Lost)?;
+        let index = event.node.index().map_err(Trouble::Lost)?.get();
+        if self.next.is_some_and(|next| index < next) {
+            // Seen with 3.4.23: a stream gets the removal of exactly the watched key twice.
+            return Ok(true);
+        }
+        let watched = event.into_watched().map_err(Trouble::Lost)?;
+        self.next = Some(index.saturating_add(1));
+        self.progress();
+        if let Some(watched) = watched {
+            self.send(watched)?;
+        }
+        if index > head {
+            self.from_history = 0;
+            return Ok(true);
+        }
+        self.from_history += 1;
+        if self.from_history >= MOST_FROM_HISTORY {
+            self.next = None;
+        }
+        Ok(false)
     }
 
     /// Whether the machine listened to is alive and belongs to a quorum: one that was cut off from the others keeps

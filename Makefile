@@ -1,0 +1,37 @@
+# `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install).
+
+ifeq ($(shell command -v cargo 2>/dev/null),)
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+endif
+CARGO ?= cargo
+PREFIX ?= /usr/local
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+
+.PHONY: help dependencies build demo test install clean
+
+help: ## list the targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+dependencies: ## install what is missing: etcd, Patroni, PostgreSQL, HAProxy, a C compiler
+	@.ci/install-dependencies
+
+build: dependencies ## build the broker: target/release/local-runner, also named dingo-postgresql-broker
+	$(CARGO) build --release --locked -p local-runner
+	@ln -f $(RELEASE)/local-runner $(RELEASE)/dingo-postgresql-broker
+
+demo: build ## show the broker at work on this machine
+	$(RELEASE)/local-runner demo
+
+test: dependencies ## check the format, lint, and run all tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) build --locked --workspace # the tests start these binaries
+	$(CARGO) test --locked --workspace
+
+install: ## install the built broker under both names into PREFIX/bin (run `make build` first)
+	install -d $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(RELEASE)/local-runner $(DESTDIR)$(PREFIX)/bin/local-runner
+	ln -sf local-runner $(DESTDIR)$(PREFIX)/bin/dingo-postgresql-broker
+
+clean: ## remove what was built
+	$(CARGO) clean

@@ -1,0 +1,20 @@
+//! `GET /v2/service_instances/:instance_id/last_operation` (osb-reference.md, 8).
+
+use lambda_http::Request;
+use serde_json::json;
+use shared::{error::Error, service::last_operation::last_operation};
+
+use crate::{app::App, request, response::Success};
+
+/// How far an instance's latest operation is.
+///
+/// # Errors
+/// What [`last_operation`] says.
+pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
+    let instance = request::instance_id(request)?;
+    let operation = request::query(request, "operation");
+    let last = last_operation(&app.broker, &instance, operation.as_deref()).await?;
+    Ok(Success::ok(
+        json!({ "state": last.state, "description": last.description }),
+    ))
+}

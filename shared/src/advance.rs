@@ -1,0 +1,253 @@
+//! One pass over an instance: observe, decide, intend, act (design.md, 5).
+//!
+//! **Guarantees.** The record is written before the effects that follow from it. A lost compare-and-swap, or one whose answer
+//! was lost, leads to a new observation and never to an effect. A pass ends: no effect is carried out twice in it, and the
+//! number of rounds is limited.
+//! **Assumes.** Nothing about who calls it, how often, or how many do at once.
+//! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
+
+use serde_json::Map;
+use tokio::join;
+
+use crate::{
+    act::{self, Directory, Scene},
+    broker::Broker,
+    cells::Cell,
+    cluster::Cluster,
+    decide::{Situation, decide},
+    effect::{Effect, Facts},
+    error::Error,
+    ids::InstanceId,
+    keyspace,
+    record::{Operation, Record, State},
+    store::{Index, Read, StoreError},
+};
+
+/// More rounds than any sequence of steps that needs nothing from outside; a pass that needs more goes on next time.
+const ROUNDS: usize = 24;
+
+/// A record and the index it stands at.
+#[derive(Debug, Clone)]
+pub struct Current {
+    /// The record.
+    pub record: Record,
+    /// Its index in etcd.
+    pub index: Index,
+}
+
+/// What a pass left behind.
+#[derive(Debug)]
+pub struct Pass {
+    /// The record as it was last seen or written.
+    pub record: Record,
+    /// Its index.
+    pub index: Index,
+    /// What was found out.
+    pub facts: Facts,
+    /// The cluster as it was last seen.
+    pub cluster: Cluster,
+}
+
+impl Pass {
+    /// Whether the instance is gone, record and all.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.facts.gone
+    }
+}
+
+/// Reads an instance's record; `None` when there is no such instance.
+///
+/// # Errors
+/// When etcd cannot be read, or what is there is not a record.
+pub async fn read_record(broker: &Broker, id: &InstanceId) -> Result<Option<Current>, Error> {
+    let Some(entry) = broker.store.get(&keyspace::record(id), Read::Quorum).await? else {
+        return Ok(None);
+    };
+    let record = Record::parse(&entry.value).map_err(|source| Error::Corrupt {
+        what: "instance",
+        source,
+    })?;
+    Ok(Some(Current {
+        record,
+        index: entry.index,
+    }))
+}
+
+/// Reads what Patroni publishes about an instance.
+///
+/// # Errors
+/// When etcd cannot be read.
+pub async fn read_cluster(broker: &Broker, id: &InstanceId) -> Result<Cluster, Error> {
+    let scope = keyspace::scope(id);
+    let tree = broker.store.tree(&scope, Read::Quorum).await?;
+    Ok(Cluster::parse(&scope, tree.as_ref()))
+}
+
+/// Moves an instance as far as it goes now; `None` when there is no such instance.
+///
+/// # Errors
+/// When etcd cannot be read or written. What was done stays done, and the next pass goes on from there.
+pub async fn advance(broker: &Broker, id: &InstanceId) -> Result<Option<Pass>, Error> {
+    let (current, cluster) = join!(read_record(broker, id), read_cluster(broker, id));
+    let Some(current) = current? else { return Ok(None) };
+    run(broker, current, cluster?, Directory::default(), Facts::default())
+        .await
+        .map(Some)
+}
+
+/// The same, from a record that was just written, with cells that were just listed.
+///
+/// # Errors
+/// As [`advance`].
+pub async fn advance_from(
+    broker: &Broker,
+    current: Current,
+    cells: Option<Vec<Cell>>,
+) -> Result<Pass, Error> {
+    let cluster = read_cluster(broker, &current.record.instance_id).await?;
+    let facts = Facts {
+        cells: cells
+            .as_ref()
+            .map(|cells| cells.iter().map(|cell| cell.view.clone()).collect()),
+        ..Facts::default()
+    };
+    run(
+        broker,
+        current,
+        cluster,
+        Directory::of(cells.unwrap_or_default()),
+        facts,
+    )
+    .await
+}
+
+async fn run(
+    broker: &Broker,
+    mut current: Current,
+    mut cluster: Cluster,
+    mut directory: Directory,
+    mut facts: Facts,
+) -> Result<Pass, Error> {
+    let id = current.record.instance_id.clone();
+    let seed = broker.clock.random();
+    let mut done: Vec<Effect> = Vec::new();
+    for _ in 0..ROUNDS {
+        // A deprovision does not need the plan, and must not fail because it was taken from the catalog.
+        let plan = match current.record.state {
+            State::Active => broker.plan_configuration(&current.record)?,
+            State::Deleting => Map::new(),
+        };
+        let decision = decide(&Situation {
+            record: &current.record,
+            cluster: &cluster,
+            facts: &facts,
+            plan: &plan,
+            now: broker.clock.now(),
+            seed,
+        });
+        let effects: Vec<Effect> = decision
+            .effects
+            .into_iter()
+            .filter(|effect| !done.contains(effect))
+            .collect();
+        if decision.record != current.record {
+            match write(broker, &current, &decision.record).await? {
+                Some(index) => {
+                    log_transition(&current.record, &decision.record);
+                    current = Current {
+                        record: decision.record,
+                        index,
+                    };
+                }
+                None => {
+                    let incarnation = current.record.incarnation;
+                    let (again, seen) = join!(read_record(broker, &id), read_cluster(broker, &id));
+                    cluster = seen?;
+                    match again? {
+                        Some(again) if again.record.incarnation == incarnation => current = again,
+                        // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
+                        _ => {
+                            facts.gone = true;
+                            break;
+                        }
+                    }
+                    continue;
+                }
+            }
+        } else if effects.is_empty() {
+            break;
+        }
+        let scene = Scene {
+            record: &current.record,
+            index: current.index,
+            cluster: &cluster,
+        };
+        act::act(broker, scene, &effects, &mut directory, &mut facts).await?;
+        if facts.gone {
+            break;
+        }
+        if effects.iter().any(Effect::touches_cluster) {
+            cluster = read_cluster(broker, &id).await?;
+        }
+        done.extend(effects);
+    }
+    for trouble in &facts.troubles {
+        tracing::warn!(instance = %id, trouble, "a step did not succeed; it is tried again");
+    }
+    Ok(Pass {
+        record: current.record,
+        index: current.index,
+        facts,
+        cluster,
+    })
+}
+
+/// Writes the next record; `None` when somebody else wrote first, or nobody knows.
+async fn write(broker: &Broker, current: &Current, next: &Record) -> Result<Option<Index>, Error> {
+    let key = keyspace::record(&next.instance_id);
+    let value = next.to_json();
+    match broker
+        .store
+        .compare_and_swap(&key, &value, current.index, None)
+        .await
+    {
+        Ok(index) => Ok(Some(index)),
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(None),
+        Err(StoreError::Ambiguous { .. }) => {
+            // If it stands there, it was written, by whomever: equal records are equal intentions.
+            let there = broker.store.get(&key, Read::Quorum).await?;
+            Ok(there
+                .filter(|entry| entry.value == value)
+                .map(|entry| entry.index))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One line for each transition that an operator may want to find.
+fn log_transition(before: &Record, after: &Record) {
+    let id = &after.instance_id;
+    let describe = |operation: &Operation| (operation.id, operation.state);
+    if before.operation.as_ref().map(describe) != after.operation.as_ref().map(describe)
+        && let Some(operation) = after.latest_operation()
+    {
+        tracing::info!(
+            instance = %id,
+            operation = %operation.id,
+            kind = operation.kind.as_str(),
+            state = ?operation.state,
+            description = operation.description,
+            identity = operation.originating_identity,
+            "operation"
+        );
+    }
+    for (node, placed) in &after.nodes {
+        if before.nodes.get(node).map(|node| node.phase) != Some(placed.phase) {
+            tracing::info!(instance = %id, %node, cell = %placed.cell, phase = ?placed.phase, "node");
+        }
+    }
+    for node in after.retired.iter().filter(|node| !before.retired.contains(node)) {
+        tracing::info!(instance = %id, %node, "node retired");
+    }
+}

@@ -1,0 +1,99 @@
+//! A binding: the JSON document at `/serviceinstances/<id>/bindings/<binding>`, and the names that follow from it.
+//!
+//! **Guarantees.** It holds no password: that is derived from the master key, the binding and its incarnation.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    ids::{BindingId, Incarnation, InstanceId},
+    record::CorruptDocument,
+};
+
+/// A binding as all handlers agree on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// Which life of that binding id.
+    pub incarnation: Incarnation,
+    /// Which life of the instance it belongs to.
+    pub instance_incarnation: Incarnation,
+    /// What was asked for, as far as it is compared with a repeated request.
+    #[serde(flatten)]
+    pub request: BindRequest,
+    /// How far it has come.
+    pub state: BindingState,
+    /// Which master key its password is derived from.
+    pub master_key: String,
+    /// When it was asked for.
+    pub created: Timestamp,
+    /// Who asked for it, as the platform says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub originating_identity: Option<String>,
+}
+
+/// The attributes that make two bind requests the same (osb-reference.md, 9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BindRequest {
+    /// The service's id in the catalog.
+    pub service_id: String,
+    /// The plan's id in the catalog.
+    pub plan_id: String,
+    /// What the binding is for, as the platform says.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub bind_resource: Map<String, Value>,
+    /// The parameters as given; absent ones are `{}`.
+    pub parameters: Map<String, Value>,
+}
+
+/// How far a binding has come. It only ever moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BindingState {
+    /// Its role is being made.
+    Creating,
+    /// Its role can log in.
+    Ready,
+    /// Its role is being withdrawn.
+    Deleting,
+}
+
+impl Binding {
+    /// Reads a binding as it stands in etcd.
+    ///
+    /// # Errors
+    /// When it is not a binding.
+    pub fn parse(value: &str) -> Result<Self, CorruptDocument> {
+        serde_json::from_str(value).map_err(|error| CorruptDocument::Json(error.to_string()))
+    }
+
+    /// The binding as it is written to etcd.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings and maps with text keys only: serde_json cannot fail on them.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The role in PostgreSQL: `b_` and 40 hexadecimal digits, whatever the ids hold and however long they are
+    /// (PostgreSQL cuts names off at 63 bytes). Another one for each life of a binding id.
+    #[must_use]
+    pub fn role(&self, instance: &InstanceId, binding: &BindingId) -> String {
+        let (life, own_life) = (
+            self.instance_incarnation.to_string(),
+            self.incarnation.to_string(),
+        );
+        let mut hash = Sha256::new();
+        for part in [instance.as_str(), &life, binding.as_str(), &own_life] {
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        let digits: String = hash
+            .finalize()
+            .iter()
+            .take(20)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("b_{digits}")
+    }
+}

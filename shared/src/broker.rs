@@ -1,0 +1,145 @@
+//! Everything a handler works with: the outside world behind traits, and what the configuration says.
+
+use std::{sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use crate::{
+    catalog::Catalog,
+    cell_api::{NodeParameters, StartNode},
+    cells::{CellClient, KnownCells},
+    clock::Clock,
+    database::{Databases, Door},
+    decide::dynamic_configuration,
+    error::Error,
+    ids::NodeId,
+    master_keys::{DeriveError, Kind, MasterKeys, Purpose},
+    patroni_rest::PatroniClient,
+    ports::PortRange,
+    record::Record,
+    store::Store,
+};
+
+/// What the handlers share: no state of its own, only ways to reach it.
+#[derive(Clone)]
+pub struct Broker {
+    /// etcd.
+    pub store: Arc<dyn Store>,
+    /// The cells' APIs.
+    pub cells: Arc<dyn CellClient>,
+    /// Patroni's REST APIs.
+    pub patroni: Arc<dyn PatroniClient>,
+    /// The instances' PostgreSQL.
+    pub databases: Arc<dyn Databases>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
+    /// What the configuration says.
+    pub settings: Arc<Settings>,
+}
+
+/// What the configuration says, as far as the life of an instance depends on it.
+#[derive(Debug)]
+pub struct Settings {
+    /// The host that clients connect to, with their instance's public port.
+    pub router_hostname: String,
+    /// Public ports to hand out.
+    pub ports: PortRange,
+    /// How long a port that was handed back stays unused.
+    pub quarantine: Duration,
+    /// How long a provision may take.
+    pub provision_deadline: Duration,
+    /// How long an update may take.
+    pub update_deadline: Duration,
+    /// How long a deprovision may take before it is reported as failed (it goes on all the same).
+    pub deprovision_deadline: Duration,
+    /// How long a request waits for the end of an operation, in the lenient posture.
+    pub synchronous_wait: Duration,
+    /// How long the outcome of a deprovision is kept.
+    pub tombstone_ttl: Duration,
+    /// What is known of cells beside their heartbeats.
+    pub known_cells: KnownCells,
+    /// Where passwords come from.
+    pub master_keys: MasterKeys,
+    /// The catalog.
+    pub catalog: Catalog,
+}
+
+impl Broker {
+    /// Patroni's dynamic configuration for an instance's plan.
+    ///
+    /// # Errors
+    /// When the catalog does not hold the plan any more.
+    pub fn plan_configuration(&self, record: &Record) -> Result<Map<String, Value>, Error> {
+        let plan = self
+            .settings
+            .catalog
+            .plan(&record.request.service_id, &record.request.plan_id);
+        let (_, plan) = plan
+            .map_err(|error| Error::Unprocessable(format!("the plan of this instance is gone: {error}")))?;
+        Ok(dynamic_configuration::of_plan(&plan.cluster))
+    }
+
+    /// One of an instance's own passwords.
+    ///
+    /// # Errors
+    /// When the instance's master key is not configured.
+    pub fn password(&self, record: &Record, kind: Kind<'_>) -> Result<SecretString, DeriveError> {
+        let purpose = Purpose {
+            instance: &record.instance_id,
+            incarnation: record.incarnation,
+            kind,
+            generation: record.credential_generation,
+        };
+        self.settings.master_keys.derive(&record.master_key, &purpose)
+    }
+
+    /// What a cell is told to run a node.
+    ///
+    /// # Errors
+    /// When the instance's master key is not configured.
+    pub fn start_request(
+        &self,
+        record: &Record,
+        node: NodeId,
+        configuration: Map<String, Value>,
+    ) -> Result<StartNode, DeriveError> {
+        use secrecy::ExposeSecret;
+        let password = |kind| {
+            self.password(record, kind)
+                .map(|secret| secret.expose_secret().to_owned())
+        };
+        Ok(StartNode {
+            service_id: record.request.service_id.clone(),
+            plan_id: record.request.plan_id.clone(),
+            organization_guid: record.request.organization_guid.clone(),
+            space_guid: record.request.space_guid.clone(),
+            parameters: NodeParameters {
+                patroni_scope: record.instance_id.clone(),
+                node_id: node,
+                incarnation: record.incarnation,
+                superuser_password: password(Kind::Superuser)?,
+                replication_password: password(Kind::Replication)?,
+                rewind_password: password(Kind::Rewind)?,
+                restapi_password: password(Kind::Rest)?,
+                patroni_config: configuration,
+            },
+        })
+    }
+
+    /// The way into an instance's PostgreSQL through its public port; `None` while it owns none.
+    ///
+    /// # Errors
+    /// When the instance's master key is not configured.
+    pub fn public_door(&self, record: &Record) -> Result<Option<Door>, DeriveError> {
+        let Some(port) = record.port.owned() else {
+            return Ok(None);
+        };
+        let password = self.password(record, Kind::Superuser)?;
+        Ok(Some(Door {
+            host: self.settings.router_hostname.clone(),
+            port: port.number(),
+            password,
+        }))
+    }
+}

@@ -1,0 +1,138 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::Config;
+
+/// One plan with nothing but what it must have, and one with everything.
+const CONFIGURATION: &str = "\
+broker: {username: u, password: p}
+router: {hostname: h}
+kvstore: {machines: ['http://e:2379']}
+cell: {username: u, password: p}
+secrets: {master_keys: [{id: k, value_for_development: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=}]}
+catalog:
+  services:
+  - id: s1
+    name: postgresql
+    description: about it
+    tags: [sql]
+    requires: [syslog_drain]
+    bindable: false
+    instances_retrievable: false
+    bindings_retrievable: false
+    allow_context_updates: true
+    metadata: {displayName: P, shareable: true}
+    dashboard_client: {id: c, secret: x, redirect_uri: 'http://r'}
+    plan_updateable: true
+    plans:
+    - id: p1
+      name: small
+      description: less
+      cluster: {nodes: {default: 1, max: 3}}
+    - id: p2
+      name: large
+      description: more
+      metadata: {costs: [{amount: {usd: 9.5}, unit: MONTHLY}]}
+      free: false
+      bindable: true
+      binding_rotatable: true
+      plan_updateable: false
+      schemas:
+        service_binding:
+          create:
+            parameters: {$schema: 'http://json-schema.org/draft-04/schema#', type: object}
+      maximum_polling_duration: 900
+      maintenance_info: {version: 1.0.0, description: d}
+  - {id: s2, name: other, description: d, plans: [{id: p3, name: small, description: d, schemas: {}}]}
+";
+
+fn catalog() -> Catalog {
+    Config::parse("x.yml", CONFIGURATION, []).unwrap().catalog
+}
+
+#[test]
+fn what_is_published_is_what_the_specification_knows_in_its_order() {
+    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","additionalProperties":false,"properties":{"cells":{"description":"The guids of the cells that the nodes are placed on; any unless given.","items":{"pattern":"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$","type":"string"},"minItems":1,"type":"array","uniqueItems":true},"node-count":{"description":"How many nodes the cluster has; 1 unless given.","maximum":3,"minimum":1,"type":"integer"}},"type":"object"}}"##;
+    let expected = [
+        r#"{"services":[{"name":"postgresql","id":"s1","description":"about it","tags":["sql"],"#,
+        r#""requires":["syslog_drain"],"bindable":false,"instances_retrievable":false,"bindings_retrievable":false,"#,
+        r#""allow_context_updates":true,"metadata":{"displayName":"P","shareable":true},"#,
+        r#""dashboard_client":{"id":"c","secret":"x","redirect_uri":"http://r"},"plan_updateable":true,"plans":["#,
+        r#"{"id":"p1","name":"small","description":"less","free":true,"binding_rotatable":false,"#,
+        &format!(r#""schemas":{{"service_instance":{{"create":{parameters},"update":{parameters}}}}}}},"#),
+        r#"{"id":"p2","name":"large","description":"more","#,
+        r#""metadata":{"costs":[{"amount":{"usd":9.5},"unit":"MONTHLY"}]},"free":false,"bindable":true,"#,
+        r#""binding_rotatable":true,"plan_updateable":false,"schemas":{"service_binding":{"create":{"parameters":"#,
+        r##"{"$schema":"http://json-schema.org/draft-04/schema#","type":"object"}}}},"maximum_polling_duration":900,"##,
+        r#""maintenance_info":{"version":"1.0.0","description":"d"}}]},"#,
+        r#"{"name":"other","id":"s2","description":"d","bindable":true,"instances_retrievable":true,"#,
+        r#""bindings_retrievable":true,"allow_context_updates":false,"plan_updateable":false,"plans":["#,
+        r#"{"id":"p3","name":"small","description":"d","free":true,"binding_rotatable":false}]}]}"#,
+    ];
+    let published = serde_json::to_string(&catalog().published(NEWEST_MINOR)).unwrap();
+    assert_eq!(published, expected.concat());
+}
+
+#[test]
+fn an_older_platform_is_spared_the_fields_that_it_does_not_know() {
+    let catalog = catalog();
+    let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
+    let mut before: Option<(Vec<String>, Vec<String>)> = None;
+    let mut added = Vec::new();
+    for minor in 12..=NEWEST_MINOR {
+        let published = serde_json::to_value(catalog.published(minor)).unwrap();
+        let now = (
+            keys(&published["services"][0]),
+            keys(&published["services"][0]["plans"][1]),
+        );
+        if let Some(before) = before {
+            let new = |now: &[String], before: &[String]| -> Vec<String> {
+                now.iter().filter(|key| !before.contains(key)).cloned().collect()
+            };
+            added.push(json!([minor, new(&now.0, &before.0), new(&now.1, &before.1)]));
+        }
+        before = Some(now);
+    }
+    let expected = json!([
+        [13, [], ["schemas"]],
+        [14, ["bindings_retrievable", "instances_retrievable"], []],
+        [
+            15,
+            ["allow_context_updates"],
+            ["maintenance_info", "maximum_polling_duration", "plan_updateable"]
+        ],
+        [16, [], []],
+        [17, [], ["binding_rotatable"]],
+    ]);
+    assert_eq!(Value::from(added), expected);
+}
+
+#[test]
+fn a_plan_is_found_in_its_own_service_only() {
+    let catalog = catalog();
+    assert_eq!(catalog.plan("s1", "p2").unwrap().1.name, "large");
+    assert_eq!(catalog.plan("s2", "p3").unwrap().0.name, "other");
+    let message = |service, plan| catalog.plan(service, plan).unwrap_err().to_string();
+    assert_eq!(
+        message("s1", "p3"),
+        "the service 'postgresql' has no plan with the id 'p3'"
+    );
+    assert_eq!(message("p1", "p1"), "the catalog has no service with the id 'p1'");
+}
+
+#[test]
+fn a_plan_goes_before_its_service() {
+    let catalog = catalog();
+    let service = catalog.service("s1").unwrap();
+    let [small, large] = &service.plans[..] else {
+        panic!("two plans");
+    };
+    assert_eq!(
+        (service.binds(small), service.changes_plan_of(small)),
+        (false, true)
+    );
+    assert_eq!(
+        (service.binds(large), service.changes_plan_of(large)),
+        (true, false)
+    );
+}

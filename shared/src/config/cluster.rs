@@ -1,0 +1,65 @@
+//! A plan's `cluster`: what its instances are made of. This is ours, and not published.
+
+use serde_json::Map;
+
+use crate::catalog::{Cluster, NodeCount, PatroniTiming};
+
+use super::{error::ConfigError, postgresql, section::Section, value::Value};
+
+pub(super) const KEYS: &[&str] = &["nodes", "postgresql", "synchronous", "patroni"];
+const NODES_KEYS: &[&str] = &["default", "max"];
+const POSTGRESQL_KEYS: &[&str] = &["parameters"];
+const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover"];
+
+/// More replicas than this stream from one leader only with care that the broker does not take.
+const MOST_NODES: u32 = 32;
+const DEFAULT_NODES: NodeCount = NodeCount { default: 2, max: 4 };
+
+/// Defaults: 2 nodes, at most 4; asynchronous; Patroni's own timing.
+pub(super) fn read(section: &mut Section<'_>) -> Result<Cluster, ConfigError> {
+    let nodes = nodes(&mut section.section("nodes", NODES_KEYS)?)?;
+    let mut postgresql = section.section("postgresql", POSTGRESQL_KEYS)?;
+    Ok(Cluster {
+        nodes,
+        postgresql_parameters: postgresql.or("parameters", Map::new(), postgresql::parameters)?,
+        synchronous: section.or("synchronous", false, Value::boolean)?,
+        patroni: patroni(&mut section.section("patroni", PATRONI_KEYS)?)?,
+    })
+}
+
+fn nodes(section: &mut Section<'_>) -> Result<NodeCount, ConfigError> {
+    let default = section.optional("default", |value| value.number(1..=MOST_NODES))?;
+    // Not less than the default, where both are given.
+    let max = section.optional("max", |value| value.number(default.unwrap_or(1)..=MOST_NODES))?;
+    Ok(match (default, max) {
+        (Some(default), Some(max)) => NodeCount { default, max },
+        (Some(default), None) => NodeCount {
+            default,
+            max: default.max(DEFAULT_NODES.max),
+        },
+        (None, Some(max)) => NodeCount {
+            default: max.min(DEFAULT_NODES.default),
+            max,
+        },
+        (None, None) => DEFAULT_NODES,
+    })
+}
+
+/// Patroni's own defaults, and the limits that Patroni 4 enforces silently.
+fn patroni(section: &mut Section<'_>) -> Result<PatroniTiming, ConfigError> {
+    let timing = PatroniTiming {
+        ttl: section.or("ttl", 30, |value| value.number(20..=3600))?,
+        loop_wait: section.or("loop_wait", 10, |value| value.number(1..=3600))?,
+        retry_timeout: section.or("retry_timeout", 10, |value| value.number(3..=3600))?,
+        maximum_lag_on_failover: section.or("maximum_lag_on_failover", 1024 * 1024, |value| {
+            value.number(0..=i64::MAX.unsigned_abs())
+        })?,
+    };
+    let (ttl, least) = (timing.ttl, timing.loop_wait + 2 * timing.retry_timeout);
+    if ttl < least {
+        return Err(section.error(format!(
+            "ttl is {ttl}, but must be at least loop_wait + 2 * retry_timeout, which is {least}"
+        )));
+    }
+    Ok(timing)
+}

@@ -1,0 +1,218 @@
+//! What the broker does inside an instance's PostgreSQL: the database of its users, and a role of its own for each binding.
+//!
+//! **Guarantees.** A password reaches PostgreSQL only as a SCRAM verifier. Creating a login only ever creates: a role that
+//! was withdrawn stays withdrawn, so a bind that arrives late cannot bring it back. Withdrawing leaves the role behind
+//! without login (it is also made when it was never there, for the same reason), commits, and only then ends its sessions;
+//! it cannot fail on ownership, because objects belong to the owner role.
+//! **Assumes.** `password_encryption` is SCRAM; nobody but the broker has the superuser's password.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::{Client, Config, NoTls, error::SqlState};
+
+use crate::cell_api::SUPERUSER;
+
+/// The database that bindings lead to.
+pub const DATABASE: &str = "app";
+/// Owns everything in [`DATABASE`]; every binding's role acts as this one. Nobody can log in as it.
+pub const OWNER: &str = "app_owner";
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// For everything that one call does.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// Where and how to log in as the superuser.
+#[derive(Debug, Clone)]
+pub struct Door {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// The superuser's password.
+    pub password: SecretString,
+}
+
+/// What came of creating a login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// The role can log in with its password: made now or before.
+    Ready,
+    /// The role was withdrawn and stays so.
+    Withdrawn,
+}
+
+/// Why PostgreSQL did not do what was asked, as a sentence without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DatabaseError(pub String);
+
+/// What the broker asks of an instance's PostgreSQL.
+#[async_trait]
+pub trait Databases: Send + Sync {
+    /// Checks that the door leads to the primary of the cluster with this system identifier, and makes the owner role and
+    /// the database unless they are there.
+    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError>;
+    /// Makes a role that can log in and acts as the owner.
+    async fn create_login(
+        &self,
+        door: &Door,
+        role: &str,
+        password: &SecretString,
+    ) -> Result<Login, DatabaseError>;
+    /// Takes the login away for good and ends its sessions.
+    async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError>;
+}
+
+/// PostgreSQL over the network.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PostgresDatabases;
+
+#[async_trait]
+impl Databases for PostgresDatabases {
+    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
+        within_limit(async {
+            let client = connect(door).await?;
+            let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
+            let row = client.query_one(sql, &[]).await.map_err(explain)?;
+            let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
+            if identifier != system_identifier {
+                return Err(DatabaseError(format!(
+                    "it leads to another cluster (system identifier {identifier})"
+                )));
+            }
+            if in_recovery {
+                return Err(DatabaseError("it leads to a replica".to_owned()));
+            }
+            let owner_there = client
+                .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&OWNER])
+                .await;
+            if owner_there.map_err(explain)?.is_none() {
+                create(&client, &format!("CREATE ROLE {OWNER} NOLOGIN")).await?;
+            }
+            let there = client
+                .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE])
+                .await;
+            if there.map_err(explain)?.is_none() {
+                create(&client, &format!("CREATE DATABASE {DATABASE} OWNER {OWNER}")).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn create_login(
+        &self,
+        door: &Door,
+        role: &str,
+        password: &SecretString,
+    ) -> Result<Login, DatabaseError> {
+        within_limit(async {
+            let client = connect(door).await?;
+            let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
+            let name = quoted(role);
+            let sql = format!(
+                "BEGIN; CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE {OWNER}; \
+                 ALTER ROLE {name} SET role TO {OWNER}; COMMIT"
+            );
+            match client.batch_execute(&sql).await {
+                Ok(()) => Ok(Login::Ready),
+                Err(error) if exists_already(&error) => {
+                    client.batch_execute("ROLLBACK").await.map_err(explain)?;
+                    let sql = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
+                    let row = client.query_one(sql, &[&role]).await.map_err(explain)?;
+                    Ok(if row.get(0) {
+                        Login::Ready
+                    } else {
+                        Login::Withdrawn
+                    })
+                }
+                Err(error) => Err(explain(error)),
+            }
+        })
+        .await
+    }
+
+    async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {
+        within_limit(async {
+            let client = connect(door).await?;
+            let name = quoted(role);
+            create(&client, &format!("CREATE ROLE {name} NOLOGIN")).await?;
+            client
+                .batch_execute(&format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL"))
+                .await
+                .map_err(explain)?;
+            // Committed: no new session can begin, so ending those that are there is final.
+            let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+            client.query(sql, &[&role]).await.map_err(explain)?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn within_limit<T>(call: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+    let late = || {
+        DatabaseError(format!(
+            "PostgreSQL did not answer within {} s",
+            CALL_LIMIT.as_secs()
+        ))
+    };
+    tokio::time::timeout(CALL_LIMIT, call)
+        .await
+        .unwrap_or_else(|_| Err(late()))
+}
+
+async fn connect(door: &Door) -> Result<Client, DatabaseError> {
+    let mut config = Config::new();
+    config
+        .host(&door.host)
+        .port(door.port)
+        .user(SUPERUSER)
+        .password(door.password.expose_secret())
+        .dbname("postgres")
+        .application_name("patroni-broker")
+        .connect_timeout(CONNECT_LIMIT);
+    let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
+    // Ends by itself when the client is dropped. What it reports then is no news: the call has its own result.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(client)
+}
+
+/// Runs a `CREATE` that somebody else may be running as well.
+async fn create(client: &Client, sql: &str) -> Result<(), DatabaseError> {
+    match client.batch_execute(sql).await {
+        Err(error) if !exists_already(&error) => Err(explain(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Two sessions that create the same thing at once get a unique violation instead of the friendlier error.
+fn exists_already(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        [
+            &SqlState::DUPLICATE_OBJECT,
+            &SqlState::DUPLICATE_DATABASE,
+            &SqlState::UNIQUE_VIOLATION,
+        ]
+        .contains(&code)
+    })
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn explain(error: tokio_postgres::Error) -> DatabaseError {
+    use std::error::Error;
+    let text = match (error.as_db_error(), error.source()) {
+        (Some(said), _) => said.message().to_owned(),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    };
+    DatabaseError(text)
+}
+
+/// An SQL identifier. Role names come from [`crate::binding`] and hold letters, digits and underscores only; quoting is
+/// the second line of defence.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

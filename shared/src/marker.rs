@@ -1,0 +1,46 @@
+//! The marker of an operation under way, at `/operations/<id>`: how reconcile finds instances that nobody polls.
+//!
+//! **Guarantees.** It is written before the record that it announces, so that no operation is ever without one for longer
+//! than it takes to notice a marker that says nothing true.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Incarnation, OperationId};
+
+/// How long a marker may announce an operation that no record knows: its handler may be between the two writes.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The value of a marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// Which life of the instance id.
+    pub incarnation: Incarnation,
+    /// The operation that it announces.
+    pub operation: OperationId,
+    /// When it was written.
+    pub since: Timestamp,
+}
+
+impl Marker {
+    /// Reads a marker as it stands in etcd; `None` for anything else.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        serde_json::from_str(value).ok()
+    }
+
+    /// The marker as it is written to etcd.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Texts only: serde_json cannot fail on them.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether its handler has had time enough to write the record.
+    #[must_use]
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        now > self.since + GRACE
+    }
+}

@@ -1,0 +1,266 @@
+//! Public ports: who owns which (design.md, 5, Ports).
+//!
+//! **Guarantees.** A port has one owner, because its owner key is only ever created, never overwritten while owned. A port
+//! that was handed back stays in quarantine for a while, so that a client of the old instance does not meet a new one.
+//! **Caveats.** `/routing/nextport` is a hint. When it is wrong, ports are tried one by one, and after
+//! [`MISSES`] one listing of all owners decides.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    effect::PortFact,
+    ids::{Incarnation, InstanceId, Port},
+    keyspace,
+    record::Record,
+    store::{Child, Read, Store, StoreError},
+};
+
+/// How many owned ports are tried one by one before all owners are listed.
+pub const MISSES: u32 = 8;
+
+/// The value of a port that was handed back.
+const QUARANTINE: &str = "quarantine";
+
+/// The ports that instances may get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first one.
+    pub first: Port,
+    /// The last one; not below the first.
+    pub last: Port,
+}
+
+impl PortRange {
+    /// The port after this one, starting over at the end; a port outside the range is followed by the first one.
+    #[must_use]
+    pub fn after(self, port: Port) -> Port {
+        let next = port.number().checked_add(1).and_then(Port::new);
+        next.filter(|next| (self.first..=self.last).contains(next))
+            .unwrap_or(self.first)
+    }
+
+    /// The first port from `start` on, starting over at the end, that is not taken.
+    #[must_use]
+    pub fn free_from(self, start: Port, taken: &BTreeSet<Port>) -> Option<Port> {
+        let numbers = self.first.number()..=self.last.number();
+        let (before, from): (Vec<Port>, Vec<Port>) =
+            numbers.filter_map(Port::new).partition(|port| *port < start);
+        from.into_iter().chain(before).find(|port| !taken.contains(port))
+    }
+}
+
+/// The value of an owner key: `<id> <incarnation>`.
+#[must_use]
+pub fn owner_value(instance: &InstanceId, incarnation: Incarnation) -> String {
+    format!("{instance} {incarnation}")
+}
+
+/// Reads where the search for a port starts. The first broker that meets ports of an older router adopts all of them
+/// before any port is handed out.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn first_candidate(store: &dyn Store, range: PortRange) -> Result<Port, StoreError> {
+    let routing = store.list("/routing", Read::Quorum).await?.unwrap_or_default();
+    if !routing.contains_key(keyspace::last_segment(keyspace::PORTS_ADOPTED)) {
+        adopt_allocations(store).await?;
+    }
+    let hint = match routing.get("nextport") {
+        Some(Child::Leaf(entry)) => entry.value.trim().parse().ok(),
+        _ => None,
+    };
+    Ok(hint
+        .filter(|port| (range.first..=range.last).contains(port))
+        .unwrap_or(range.first))
+}
+
+/// Gives every allocation that an older router wrote an owner key. Its owner has no record, so it carries no incarnation;
+/// nothing ever takes it away but an operator.
+async fn adopt_allocations(store: &dyn Store) -> Result<(), StoreError> {
+    for (id, child) in store
+        .list(keyspace::ALLOCATIONS, Read::Quorum)
+        .await?
+        .unwrap_or_default()
+    {
+        let Child::Leaf(entry) = child else { continue };
+        let Ok(port) = entry.value.trim().parse::<Port>() else {
+            tracing::warn!(
+                instance = id,
+                value = entry.value,
+                "an allocation is not a port; it is left alone"
+            );
+            continue;
+        };
+        match store.create(&keyspace::port(port), &id, None).await {
+            Ok(_) => tracing::info!(
+                instance = id,
+                port = port.number(),
+                "adopted the port of an older router's allocation"
+            ),
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match store
+        .create(keyspace::PORTS_ADOPTED, "all allocations have an owner", None)
+        .await
+    {
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tries to become the owner of a candidate port.
+///
+/// # Errors
+/// When etcd cannot be read or written; then the port may be owned already, which a repetition finds out.
+pub async fn claim(
+    store: &dyn Store,
+    record: &Record,
+    port: Port,
+    misses: u32,
+    range: PortRange,
+) -> Result<PortFact, StoreError> {
+    let key = keyspace::port(port);
+    let value = owner_value(&record.instance_id, record.incarnation);
+    match store.create(&key, &value, None).await {
+        Ok(_) => return Ok(PortFact::Ours(port)),
+        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    match store.get(&key, Read::Quorum).await? {
+        Some(entry) if entry.value == value => Ok(PortFact::Ours(port)),
+        // It went, or the lost write has not come yet: this or the next pass tries again.
+        None => Ok(PortFact::Unknown),
+        Some(_) if misses < MISSES => Ok(PortFact::Taken {
+            port,
+            next: range.after(port),
+        }),
+        Some(_) => {
+            let owned = store
+                .list(keyspace::PORTS, Read::Quorum)
+                .await?
+                .unwrap_or_default();
+            let taken = owned.keys().filter_map(|name| name.parse().ok()).collect();
+            let free = range.free_from(port, &taken);
+            Ok(free.map_or(PortFact::Exhausted, |next| PortFact::Taken { port, next }))
+        }
+    }
+}
+
+/// Writes the allocation, which is the contract with the user, and moves the hint on.
+///
+/// A late call cannot do harm: an allocation that is there is replaced only while this incarnation owns the port, and one
+/// that was written after the port was handed back is not served, because its owner does not agree.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn allocate(
+    store: &dyn Store,
+    record: &Record,
+    port: Port,
+    range: PortRange,
+) -> Result<(), StoreError> {
+    let key = keyspace::allocation(&record.instance_id);
+    let value = port.to_string();
+    match store.create(&key, &value, None).await {
+        Ok(_) => return move_hint(store, range.after(port)).await,
+        Err(StoreError::Conflict { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let Some(there) = store.get(&key, Read::Quorum).await? else {
+        return Ok(());
+    };
+    if there.value == value {
+        return Ok(());
+    }
+    let owner = store.get(&keyspace::port(port), Read::Quorum).await?;
+    let ours = owner_value(&record.instance_id, record.incarnation);
+    if owner.is_some_and(|owner| owner.value == ours) {
+        store.compare_and_swap(&key, &value, there.index, None).await?;
+    }
+    Ok(())
+}
+
+/// Writes the hint unless that port is owned.
+async fn move_hint(store: &dyn Store, next: Port) -> Result<(), StoreError> {
+    if store.get(&keyspace::port(next), Read::Quorum).await?.is_none() {
+        store.set(keyspace::NEXT_PORT, &next.to_string(), None).await?;
+    }
+    Ok(())
+}
+
+/// Takes the allocation away and puts the port into quarantine, both only if they are this incarnation's.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn release(
+    store: &dyn Store,
+    record: &Record,
+    port: Port,
+    quarantine: Duration,
+) -> Result<(), StoreError> {
+    let key = keyspace::allocation(&record.instance_id);
+    if let Some(there) = store.get(&key, Read::Quorum).await?
+        && there.value == port.to_string()
+    {
+        gone_or_other(store.compare_and_delete(&key, there.index).await)?;
+    }
+    let key = keyspace::port(port);
+    let ours = owner_value(&record.instance_id, record.incarnation);
+    if let Some(owner) = store.get(&key, Read::Quorum).await?
+        && owner.value == ours
+    {
+        gone_or_other(
+            store
+                .compare_and_swap(&key, QUARANTINE, owner.index, Some(quarantine))
+                .await
+                .map(drop),
+        )?;
+    }
+    Ok(())
+}
+
+/// Somebody else was faster: what was to be removed is gone, or is not what was seen.
+pub(crate) fn gone_or_other(result: Result<(), StoreError>) -> Result<(), StoreError> {
+    match result {
+        Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(number: u16) -> Port {
+        Port::new(number).unwrap()
+    }
+
+    #[test]
+    fn the_range_starts_over_at_its_end() {
+        let range = PortRange {
+            first: port(30000),
+            last: port(30002),
+        };
+        assert_eq!(range.after(port(30000)), port(30001));
+        assert_eq!(range.after(port(30002)), port(30000));
+        assert_eq!(range.after(port(65535)), port(30000));
+        assert_eq!(range.after(port(1)), port(30000));
+    }
+
+    #[test]
+    fn a_free_port_is_found_wherever_it_is() {
+        let range = PortRange {
+            first: port(30000),
+            last: port(30002),
+        };
+        let taken = |numbers: &[u16]| numbers.iter().map(|number| port(*number)).collect();
+        assert_eq!(range.free_from(port(30001), &taken(&[30001])), Some(port(30002)));
+        assert_eq!(
+            range.free_from(port(30001), &taken(&[30001, 30002])),
+            Some(port(30000))
+        );
+        assert_eq!(range.free_from(port(30001), &taken(&[30000, 30001, 30002])), None);
+    }
+}

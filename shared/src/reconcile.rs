@@ -1,0 +1,111 @@
+//! Finding operations that nobody polls, and what handlers that died left behind.
+//!
+//! **Guarantees.** If only this ever runs, every operation still ends. Passes that overlap, in one process or in several, do
+//! no harm: each step is an [`advance`] like any other.
+
+use std::str::FromStr;
+
+use futures_util::{StreamExt, stream};
+
+use crate::{
+    act::{self, Directory, Scene},
+    advance::{Pass, advance},
+    broker::Broker,
+    decide::active,
+    effect::Facts,
+    error::Error,
+    ids::InstanceId,
+    keyspace,
+    marker::Marker,
+    ports::gone_or_other,
+    record::State,
+    store::{Child, Entry, Read},
+};
+
+/// How many instances are advanced at once.
+const AT_ONCE: usize = 8;
+
+/// Moves every instance on that has an operation under way. Answers how many there are.
+///
+/// # Errors
+/// When the operations cannot be listed. What is wrong with a single instance is logged, and does not keep the others.
+pub async fn operations(broker: &Broker) -> Result<usize, Error> {
+    let marked = broker
+        .store
+        .list(keyspace::OPERATIONS, Read::Quorum)
+        .await?
+        .unwrap_or_default();
+    let marked: Vec<(InstanceId, Entry)> = marked
+        .into_iter()
+        .filter_map(|(name, child)| match (InstanceId::from_str(&name), child) {
+            (Ok(id), Child::Leaf(entry)) => Some((id, entry)),
+            _ => {
+                tracing::warn!(
+                    name,
+                    "what stands among the operations is not one; it is left alone"
+                );
+                None
+            }
+        })
+        .collect();
+    let count = marked.len();
+    let passes = marked.into_iter().map(|(id, entry)| async move {
+        if let Err(error) = instance(broker, &id, &entry).await {
+            let reason = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(instance = %id, %error, reason, "the operation could not be moved on; it is tried again");
+        }
+    });
+    stream::iter(passes)
+        .buffer_unordered(AT_ONCE)
+        .collect::<Vec<()>>()
+        .await;
+    Ok(count)
+}
+
+/// Moves one instance on that is marked as having an operation under way.
+async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<(), Error> {
+    match advance(broker, id).await? {
+        Some(pass) if pass.is_gone() => Ok(()),
+        Some(pass) if pass.record.operation.is_none() && pass.record.state == State::Active => {
+            settle(broker, &pass).await
+        }
+        Some(_) => Ok(()),
+        None => sweep(broker, id, marker).await,
+    }
+}
+
+/// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not
+/// come to, so all of it is done again.
+async fn settle(broker: &Broker, pass: &Pass) -> Result<(), Error> {
+    let scene = Scene {
+        record: &pass.record,
+        index: pass.index,
+        cluster: &pass.cluster,
+    };
+    let effects = active::settle(&pass.record);
+    act::act(
+        broker,
+        scene,
+        &effects,
+        &mut Directory::default(),
+        &mut Facts::default(),
+    )
+    .await
+}
+
+/// There is no record: the marker was written for a provision that never claimed the id, or a deprovision was stopped
+/// after its last deciding step.
+async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Error> {
+    let stale = Marker::parse(&entry.value).is_none_or(|marker| marker.is_stale(broker.clock.now()));
+    if stale {
+        let store = &*broker.store;
+        tracing::info!(instance = %id, "a marker without an instance is removed");
+        gone_or_other(
+            store
+                .compare_and_delete(&keyspace::operation(id), entry.index)
+                .await,
+        )?;
+        act::remove_directories(store, id).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What the endpoints do, one file each, without a word about HTTP.
+
+pub mod bind;
+pub mod deprovision;
+pub mod last_operation;
+pub mod provision;
+pub mod unbind;
+mod wait;
+
+use jiff::Timestamp;
+
+use crate::{
+    broker::Broker,
+    error::Error,
+    ids::{Incarnation, InstanceId, OperationId},
+    keyspace,
+    marker::Marker,
+    record::{Operation, OperationKind, OperationState},
+};
+
+/// How a client takes the end of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It polls.
+    Polls,
+    /// It waits for the answer (lenient posture only).
+    Waits,
+    /// It does not poll, and may not wait.
+    Neither,
+}
+
+impl Patience {
+    /// Refuses a client that cannot take the end of an operation at all.
+    fn check(self) -> Result<(), Error> {
+        if self == Self::Neither {
+            Err(Error::AsyncRequired)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// An operation that begins now.
+fn begin(
+    broker: &Broker,
+    kind: OperationKind,
+    description: String,
+    originating_identity: Option<String>,
+) -> Operation {
+    let now: Timestamp = broker.clock.now();
+    let limit = match kind {
+        OperationKind::Provision => broker.settings.provision_deadline,
+        OperationKind::Update => broker.settings.update_deadline,
+        OperationKind::Deprovision => broker.settings.deprovision_deadline,
+    };
+    Operation {
+        id: OperationId::from(broker.clock.random()),
+        kind,
+        state: OperationState::InProgress,
+        description,
+        started: now,
+        deadline: now + limit,
+        ended: None,
+        originating_identity,
+    }
+}
+
+/// Announces an operation, before the record says so: were it the other way round, an operation whose handler dies
+/// between the two writes could go unnoticed.
+async fn mark(
+    broker: &Broker,
+    id: &InstanceId,
+    incarnation: Incarnation,
+    operation: &Operation,
+) -> Result<(), Error> {
+    let marker = Marker {
+        incarnation,
+        operation: operation.id,
+        since: operation.started,
+    };
+    broker
+        .store
+        .set(&keyspace::operation(id), &marker.to_json(), None)
+        .await?;
+    Ok(())
+}
+
+/// `<kind>-<id>`: the `operation` of answers (osb-reference.md, 2).
+fn operation_name(operation: &Operation) -> String {
+    format!("{}-{}", operation.kind.as_str(), operation.id)
+}

@@ -1,0 +1,225 @@
+//! `PUT /v2/service_instances/:id/service_bindings/:id`: a login of its own for each binding (osb-reference.md, 9).
+
+use secrecy::SecretString;
+use tokio::try_join;
+
+use crate::{
+    advance::{Current, read_record},
+    binding::{BindRequest, Binding, BindingState},
+    broker::Broker,
+    database::{DATABASE, Login},
+    error::Error,
+    ids::{BindingId, Incarnation, InstanceId, Port},
+    keyspace,
+    master_keys::Kind,
+    record::{Record, State},
+    store::{Index, Read, StoreError},
+};
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Whose login.
+    pub instance: InstanceId,
+    /// The binding to make.
+    pub binding: BindingId,
+    /// What it shall be.
+    pub request: BindRequest,
+    /// Who asks.
+    pub originating_identity: Option<String>,
+}
+
+/// A binding that can be used.
+#[derive(Debug)]
+pub struct Bound {
+    /// Whether it was there before this request.
+    pub existed: bool,
+    /// How to log in.
+    pub credentials: Credentials,
+}
+
+/// How to log in.
+#[derive(Debug)]
+pub struct Credentials {
+    /// Host of the public port.
+    pub host: String,
+    /// The instance's public port.
+    pub port: Port,
+    /// The database.
+    pub name: &'static str,
+    /// The binding's role.
+    pub username: String,
+    /// The role's password.
+    pub password: SecretString,
+}
+
+/// Makes a binding, or answers the one that is there.
+///
+/// # Errors
+/// 400, 404, 409, 422 and 503 of [`Error`]. After a 503 the same request goes on with it.
+pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
+    let key = keyspace::binding(&command.instance, &command.binding);
+    let (service, plan) = broker
+        .settings
+        .catalog
+        .plan(&command.request.service_id, &command.request.plan_id)?;
+    let (current, entry) = try_join!(read_record(broker, &command.instance), async {
+        Ok(broker.store.get(&key, Read::Quorum).await?)
+    })?;
+    let Some(Current { record, .. }) = current else {
+        return Err(Error::NotFound("there is no such instance".to_owned()));
+    };
+    let entry = entry
+        .map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)))
+        .transpose()?;
+    let there = entry.filter(|(binding, _)| binding.instance_incarnation == record.incarnation);
+    if let Some((binding, index)) = there {
+        if binding.request != command.request {
+            return Err(Error::Conflict(
+                "a binding with this id exists with other attributes".to_owned(),
+            ));
+        }
+        return match binding.state {
+            BindingState::Ready => credentials(broker, command, &record, &binding, true),
+            BindingState::Creating => complete(broker, command, &record, binding, index).await,
+            BindingState::Deleting => Err(Error::Concurrency("the binding is being removed".to_owned())),
+        };
+    }
+    if !service.binds(plan) {
+        return Err(Error::BadRequest(
+            "instances of this plan cannot be bound".to_owned(),
+        ));
+    }
+    if command.request.plan_id != record.request.plan_id {
+        return Err(Error::BadRequest(
+            "the instance has another plan than this request names".to_owned(),
+        ));
+    }
+    if let Some(unknown) = command.request.parameters.keys().next() {
+        let shown: String = unknown.chars().take(64).flat_map(char::escape_default).collect();
+        return Err(Error::BadRequest(format!(
+            "unknown parameter '{shown}'; a binding has none"
+        )));
+    }
+    check_ready(&record)?;
+    let binding = Binding {
+        incarnation: Incarnation::from(broker.clock.random()),
+        instance_incarnation: record.incarnation,
+        request: command.request.clone(),
+        state: BindingState::Creating,
+        master_key: record.master_key.clone(),
+        created: broker.clock.now(),
+        originating_identity: command.originating_identity.clone(),
+    };
+    let index = match broker.store.create(&key, &binding.to_json(), None).await {
+        Ok(index) => index,
+        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
+            return Err(Error::Concurrency(
+                "another request about this binding is under way".to_owned(),
+            ));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    complete(broker, command, &record, binding, index).await
+}
+
+/// Only an instance that was made and is not on its way out can be bound.
+fn check_ready(record: &Record) -> Result<(), Error> {
+    if record.state == State::Deleting {
+        return Err(Error::Concurrency(
+            "the instance is being deprovisioned".to_owned(),
+        ));
+    }
+    if let Some(operation) = &record.operation {
+        let kind = operation.kind.as_str();
+        return Err(Error::Concurrency(format!(
+            "the instance is busy with its {kind}: {}",
+            operation.description
+        )));
+    }
+    if !record.bootstrapped {
+        return Err(Error::Unprocessable(
+            "the instance was never made completely; delete it".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+async fn complete(
+    broker: &Broker,
+    command: &Bind,
+    record: &Record,
+    binding: Binding,
+    index: Index,
+) -> Result<Bound, Error> {
+    let bound = credentials(broker, command, record, &binding, false)?;
+    let door = broker.public_door(record)?.ok_or_else(no_port)?;
+    let Credentials {
+        username, password, ..
+    } = &bound.credentials;
+    let withdrawn = || Error::Concurrency("the binding was removed while it was being made".to_owned());
+    if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
+        return Err(withdrawn());
+    }
+    let ready = Binding {
+        state: BindingState::Ready,
+        ..binding
+    };
+    let key = keyspace::binding(&command.instance, &command.binding);
+    match broker
+        .store
+        .compare_and_swap(&key, &ready.to_json(), index, None)
+        .await
+    {
+        Ok(_) => {}
+        Err(StoreError::Missing { .. }) => return Err(withdrawn()),
+        // Another request like this one got there first, or an unbind did.
+        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
+            let entry = broker
+                .store
+                .get(&key, Read::Quorum)
+                .await?
+                .ok_or_else(withdrawn)?;
+            if parse(&entry.value)? != ready {
+                return Err(withdrawn());
+            }
+        }
+        Err(error) => return Err(error.into()),
+    }
+    tracing::info!(instance = %command.instance, binding = %command.binding, role = username, "bound");
+    Ok(bound)
+}
+
+fn credentials(
+    broker: &Broker,
+    command: &Bind,
+    record: &Record,
+    binding: &Binding,
+    existed: bool,
+) -> Result<Bound, Error> {
+    let port = record.port.owned().ok_or_else(no_port)?;
+    let kind = Kind::Bind(&command.binding, binding.incarnation);
+    let of_its_key = Record {
+        master_key: binding.master_key.clone(),
+        ..record.clone()
+    };
+    let credentials = Credentials {
+        host: broker.settings.router_hostname.clone(),
+        port,
+        name: DATABASE,
+        username: binding.role(&command.instance, &command.binding),
+        password: broker.password(&of_its_key, kind)?,
+    };
+    Ok(Bound { existed, credentials })
+}
+
+fn no_port() -> Error {
+    Error::Unprocessable("the instance has no public port".to_owned())
+}
+
+fn parse(value: &str) -> Result<Binding, Error> {
+    Binding::parse(value).map_err(|source| Error::Corrupt {
+        what: "binding",
+        source,
+    })
+}

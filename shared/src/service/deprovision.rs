@@ -1,0 +1,129 @@
+//! `DELETE /v2/service_instances/:id`: takes an instance away (osb-reference.md, 7). It may come at any time.
+
+use super::{Patience, begin, mark, operation_name, wait};
+use crate::{
+    advance::{Current, advance_from, read_record},
+    broker::Broker,
+    error::Error,
+    ids::InstanceId,
+    keyspace,
+    record::{Operation, OperationKind, OperationState, Phase, Record, State},
+    store::StoreError,
+};
+
+/// How often a lost compare-and-swap is tried again: the instance may be moving while it is being deprovisioned.
+const TRIES: usize = 20;
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Deprovision {
+    /// The instance to take away.
+    pub instance: InstanceId,
+    /// How the client takes the end.
+    pub patience: Patience,
+    /// Who asks.
+    pub originating_identity: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deprovisioned {
+    /// It is gone.
+    Done,
+    /// It is being taken away.
+    Accepted {
+        /// The operation to poll for.
+        operation: String,
+    },
+}
+
+/// Takes an instance away, or joins whoever does.
+///
+/// # Errors
+/// `Gone` when there is no such instance, and what [`Error`] says of the store and of waiting.
+pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Deprovisioned, Error> {
+    command.patience.check()?;
+    for _ in 0..TRIES {
+        let Some(current) = read_record(broker, &command.instance).await? else {
+            return Err(Error::Gone("there is no such instance".to_owned()));
+        };
+        if let Some(operation) = under_way(&current.record) {
+            return finish(broker, command, &operation).await;
+        }
+        let identity = command.originating_identity.clone();
+        let description = format!("removing nodes: 0 of {} gone", current.record.nodes.len());
+        let operation = begin(broker, OperationKind::Deprovision, description, identity);
+        let next = deleting(current.record, operation.clone());
+        mark(broker, &command.instance, next.incarnation, &operation).await?;
+        let key = keyspace::record(&command.instance);
+        match broker
+            .store
+            .compare_and_swap(&key, &next.to_json(), current.index, None)
+            .await
+        {
+            Ok(index) => {
+                tracing::info!(
+                    instance = %command.instance, incarnation = %next.incarnation, operation = %operation.id,
+                    identity = command.originating_identity, "deprovision accepted"
+                );
+                let pass = advance_from(broker, Current { record: next, index }, None).await?;
+                if pass.is_gone() {
+                    return Ok(Deprovisioned::Done);
+                }
+                return finish(broker, command, &operation).await;
+            }
+            // It moved; or our write came through, and is found as under way.
+            Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Concurrency(
+        "the instance changes faster than it can be deprovisioned; try again".to_owned(),
+    ))
+}
+
+fn under_way(record: &Record) -> Option<Operation> {
+    record
+        .operation
+        .clone()
+        .filter(|_| record.state == State::Deleting)
+}
+
+/// The record from which there is no way back. An operation that was under way has failed.
+fn deleting(record: Record, operation: Operation) -> Record {
+    let mut next = Record {
+        state: State::Deleting,
+        ..record
+    };
+    if let Some(halted) = next.operation.take() {
+        let description = "halted by a deprovision".to_owned();
+        let ended = Some(operation.started);
+        next.last_operation = Some(Operation {
+            state: OperationState::Failed,
+            description,
+            ended,
+            ..halted
+        });
+    }
+    for node in next.nodes.values_mut() {
+        node.phase = Phase::Leaving;
+    }
+    next.operation = Some(operation);
+    next
+}
+
+async fn finish(
+    broker: &Broker,
+    command: &Deprovision,
+    operation: &Operation,
+) -> Result<Deprovisioned, Error> {
+    if command.patience == Patience::Polls {
+        return Ok(Deprovisioned::Accepted {
+            operation: operation_name(operation),
+        });
+    }
+    match wait::until_ended(broker, &command.instance).await? {
+        wait::Ended::Well => Ok(Deprovisioned::Done),
+        wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
+    }
+}

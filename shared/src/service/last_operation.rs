@@ -1,0 +1,58 @@
+//! `GET /v2/service_instances/:id/last_operation`: how far it is (osb-reference.md, 8). Asking moves it on.
+
+use crate::{
+    advance::advance,
+    broker::Broker,
+    error::Error,
+    ids::InstanceId,
+    keyspace,
+    record::{Operation, OperationState, Tombstone},
+    store::Read,
+};
+
+/// What a client is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastOperation {
+    /// How far it is.
+    pub state: OperationState,
+    /// In words.
+    pub description: String,
+}
+
+impl From<Operation> for LastOperation {
+    fn from(operation: Operation) -> Self {
+        Self {
+            state: operation.state,
+            description: operation.description,
+        }
+    }
+}
+
+/// Moves an instance on and says how far its latest operation is. `asked_for` is what the client sent as `operation`.
+///
+/// # Errors
+/// `NotFound` when there is no such instance and nothing is remembered of one; `Gone` instead if the client asks for a
+/// deprovision.
+pub async fn last_operation(
+    broker: &Broker,
+    id: &InstanceId,
+    asked_for: Option<&str>,
+) -> Result<LastOperation, Error> {
+    let pass = advance(broker, id).await?;
+    if let Some(pass) = pass.filter(|pass| !pass.is_gone()) {
+        let operation = pass.record.latest_operation().cloned();
+        return operation
+            .map(LastOperation::from)
+            .ok_or_else(|| Error::NotFound("nothing was ever done to it".to_owned()));
+    }
+    if let Some(entry) = broker.store.get(&keyspace::tombstone(id), Read::Quorum).await?
+        && let Ok(tombstone) = serde_json::from_str::<Tombstone>(&entry.value)
+    {
+        return Ok(tombstone.operation.into());
+    }
+    let text = "there is no such instance".to_owned();
+    match asked_for {
+        Some(operation) if operation.starts_with("deprovision") => Err(Error::Gone(text)),
+        _ => Err(Error::NotFound(text)),
+    }
+}

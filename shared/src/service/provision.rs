@@ -1,0 +1,311 @@
+//! `PUT /v2/service_instances/:id`: makes an instance (osb-reference.md, 4).
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value};
+use tokio::try_join;
+
+use super::{Patience, begin, mark, operation_name, wait};
+use crate::{
+    advance::{Current, Pass, advance, advance_from, read_record},
+    broker::Broker,
+    catalog::Plan,
+    cells::Cell,
+    decide::placement::{self, Wanted},
+    effect::StartAnswer,
+    error::Error,
+    ids::{Incarnation, InstanceId},
+    keyspace, parameters, ports,
+    record::{Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request, SCHEMA, State},
+    store::{Read, StoreError},
+};
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Provision {
+    /// The instance to make.
+    pub instance: InstanceId,
+    /// What it shall be.
+    pub request: Request,
+    /// The platform's context.
+    pub context: Map<String, Value>,
+    /// `maintenance_info.version`, if given.
+    pub maintenance_version: Option<String>,
+    /// How the client takes the end.
+    pub patience: Patience,
+    /// Who asks.
+    pub originating_identity: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Provisioned {
+    /// It was there already, the same.
+    Exists,
+    /// This request, or one like it, has made it.
+    Created,
+    /// It is being made.
+    Accepted {
+        /// The operation to poll for.
+        operation: String,
+    },
+}
+
+/// Makes an instance, or joins whoever makes the same.
+///
+/// # Errors
+/// 400, 409, 422, 503 and 504 of [`Error`], each with nothing left behind unless it says so.
+pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provisioned, Error> {
+    let request = &command.request;
+    let (_, plan) = broker
+        .settings
+        .catalog
+        .plan(&request.service_id, &request.plan_id)?;
+    let node_count = parameters::node_count(&request.parameters, plan)?;
+    check_maintenance(command, plan)?;
+    command.patience.check()?;
+    if let Some(current) = read_record(broker, &command.instance).await? {
+        return join(broker, command, current).await;
+    }
+    let (cells, candidate) = try_join!(
+        broker.settings.known_cells.list(&*broker.store),
+        ports::first_candidate(&*broker.store, broker.settings.ports)
+    )?;
+    check_room(broker, &cells, node_count)?;
+
+    let incarnation = Incarnation::from(broker.clock.random());
+    let identity = command.originating_identity.clone();
+    let count = usize::try_from(node_count).unwrap_or(usize::MAX);
+    let description = format!("members {}", vec!["stopped"; count].join(", "));
+    let operation = begin(broker, OperationKind::Provision, description, identity);
+    mark(broker, &command.instance, incarnation, &operation).await?;
+    let port = PortClaim::Candidate {
+        port: candidate,
+        misses: 0,
+    };
+    let record = Record {
+        schema: SCHEMA,
+        instance_id: command.instance.clone(),
+        incarnation,
+        request: request.clone(),
+        context: command.context.clone(),
+        node_count,
+        cells: None,
+        port,
+        nodes: std::collections::BTreeMap::new(),
+        retired: Vec::new(),
+        state: State::Active,
+        bootstrapped: false,
+        bootstrap_started: operation.started,
+        bootstrap_restarts: 0,
+        scope_cleared: None,
+        master_key: broker.settings.master_keys.active().to_owned(),
+        credential_generation: 1,
+        operation: Some(operation.clone()),
+        last_operation: None,
+    };
+    let Some(current) = claim(broker, record).await? else {
+        // Somebody else claimed it between the two looks.
+        let Some(current) = read_record(broker, &command.instance).await? else {
+            return Err(Error::Concurrency(
+                "another request about this instance is under way".to_owned(),
+            ));
+        };
+        return join(broker, command, current).await;
+    };
+    tracing::info!(
+        instance = %command.instance, %incarnation, operation = %operation.id, node_count,
+        plan = plan.name, identity = command.originating_identity, "provision accepted"
+    );
+    let pass = advance_from(broker, current, Some(cells)).await?;
+    if let Some(reason) = hopeless(&pass, &operation) {
+        abandon(broker, pass, reason.to_string()).await?;
+        return Err(reason);
+    }
+    finish(broker, command, &operation).await
+}
+
+/// Writes the first record. `None`: there is one already, another's.
+async fn claim(broker: &Broker, record: Record) -> Result<Option<Current>, Error> {
+    let key = keyspace::record(&record.instance_id);
+    match broker.store.create(&key, &record.to_json(), None).await {
+        Ok(index) => Ok(Some(Current { record, index })),
+        Err(StoreError::Conflict { .. }) => Ok(None),
+        Err(lost @ StoreError::Ambiguous { .. }) => match broker.store.get(&key, Read::Quorum).await? {
+            // The incarnation is random: it is ours, so our write came through.
+            Some(entry) if entry.value == record.to_json() => Ok(Some(Current {
+                record,
+                index: entry.index,
+            })),
+            Some(_) => Ok(None),
+            // It may still come. The marker lets reconcile find it then.
+            None => Err(lost.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The instance is there, or is being made, by a request like this one or another.
+async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<Provisioned, Error> {
+    let record = &current.record;
+    if record.state == State::Deleting {
+        return Err(Error::Concurrency(
+            "the instance is being deprovisioned".to_owned(),
+        ));
+    }
+    if record.request != command.request {
+        return Err(Error::Conflict(
+            "an instance with this id exists with other attributes".to_owned(),
+        ));
+    }
+    match (&record.operation, &record.last_operation) {
+        (Some(operation), _) if operation.kind == OperationKind::Provision => {
+            let operation = operation.clone();
+            finish(broker, command, &operation).await
+        }
+        (Some(_), _) => Err(Error::Concurrency("the instance is being updated".to_owned())),
+        (None, Some(last))
+            if last.kind == OperationKind::Provision && last.state == OperationState::Failed =>
+        {
+            go_on(broker, command, current).await
+        }
+        (None, _) => Ok(Provisioned::Exists),
+    }
+}
+
+/// A provision that was given up at its deadline is taken up again.
+async fn go_on(broker: &Broker, command: &Provision, current: Current) -> Result<Provisioned, Error> {
+    let Current { record, index } = current;
+    let description = record
+        .last_operation
+        .as_ref()
+        .map(|last| last.description.clone())
+        .unwrap_or_default();
+    let operation = begin(
+        broker,
+        OperationKind::Provision,
+        description,
+        command.originating_identity.clone(),
+    );
+    mark(broker, &command.instance, record.incarnation, &operation).await?;
+    let record = Record {
+        operation: Some(operation.clone()),
+        bootstrap_started: operation.started,
+        bootstrap_restarts: 0,
+        ..record
+    };
+    let key = keyspace::record(&command.instance);
+    match broker
+        .store
+        .compare_and_swap(&key, &record.to_json(), index, None)
+        .await
+    {
+        Ok(index) => {
+            advance_from(broker, Current { record, index }, None).await?;
+            finish(broker, command, &operation).await
+        }
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Err(Error::Concurrency(
+            "another request about this instance is under way".to_owned(),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> Result<Provisioned, Error> {
+    if command.patience == Patience::Polls {
+        return Ok(Provisioned::Accepted {
+            operation: operation_name(operation),
+        });
+    }
+    match wait::until_ended(broker, &command.instance).await? {
+        wait::Ended::Well => Ok(Provisioned::Created),
+        wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
+    }
+}
+
+fn check_maintenance(command: &Provision, plan: &Plan) -> Result<(), Error> {
+    let offered = plan.maintenance_info.as_ref().map(|info| info.version.as_str());
+    match &command.maintenance_version {
+        Some(asked) if Some(asked.as_str()) != offered => Err(Error::MaintenanceInfoConflict),
+        _ => Ok(()),
+    }
+}
+
+/// Would there be a cell for each node? Asked before anything is written, so that nothing is left behind.
+fn check_room(broker: &Broker, cells: &[Cell], node_count: u32) -> Result<(), Error> {
+    let views: Vec<_> = cells.iter().map(|cell| cell.view.clone()).collect();
+    let wanted = Wanted {
+        count: usize::try_from(node_count).unwrap_or(usize::MAX),
+        zones: Vec::new(),
+        occupied: BTreeSet::new(),
+        only: None,
+        seed: broker.clock.random(),
+    };
+    placement::choose(&views, &wanted)?;
+    Ok(())
+}
+
+/// Why the first pass of a provision shows that there is no use in going on: no cell took a node, or there is no port.
+fn hopeless(pass: &Pass, operation: &Operation) -> Option<Error> {
+    let failed = pass
+        .record
+        .last_operation
+        .as_ref()
+        .filter(|last| last.id == operation.id);
+    if let Some(failed) = failed.filter(|last| last.state == OperationState::Failed) {
+        return Some(Error::Unprocessable(failed.description.clone()));
+    }
+    let answers = || pass.facts.started.values();
+    let all_refused = answers().all(|answer| matches!(answer, StartAnswer::Refused(_)));
+    if pass.record.bootstrapped || !all_refused || pass.facts.started.is_empty() {
+        return None;
+    }
+    let reasons: BTreeSet<&str> = answers()
+        .filter_map(|answer| match answer {
+            StartAnswer::Refused(reason) => Some(reason.as_str()),
+            StartAnswer::Accepted | StartAnswer::Unclear(_) => None,
+        })
+        .collect();
+    Some(Error::CellsUnavailable(
+        reasons.into_iter().collect::<Vec<_>>().join("; "),
+    ))
+}
+
+/// Takes a provision back that no cell has taken part in. The client is told that it failed, so nothing may be left.
+async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<(), Error> {
+    let Pass {
+        mut record, index, ..
+    } = pass;
+    tracing::warn!(instance = %record.instance_id, reason, "provision taken back");
+    if let Some(operation) = record.operation.take() {
+        let ended = Some(broker.clock.now());
+        record.last_operation = Some(Operation {
+            state: OperationState::Failed,
+            description: reason,
+            ended,
+            ..operation
+        });
+    }
+    record.state = State::Deleting;
+    // These nodes are known not to run. Should a request to start one still be on its way, its cell finds that no record
+    // names the node.
+    let never_ran: Vec<_> = record
+        .nodes
+        .iter()
+        .filter(|(_, node)| node.phase != Phase::Running)
+        .map(|(id, _)| *id)
+        .collect();
+    record.nodes.retain(|node, _| !never_ran.contains(node));
+    record.retired.extend(never_ran);
+    let key = keyspace::record(&record.instance_id);
+    match broker
+        .store
+        .compare_and_swap(&key, &record.to_json(), index, None)
+        .await
+    {
+        Ok(_) => advance(broker, &record.instance_id).await.map(drop),
+        // Somebody else took it further; it ends as every provision does.
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
