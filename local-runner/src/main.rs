@@ -84,5 +84,5 @@ async fn run(flags: CellFlags) -> Result<(), Box<dyn std::error::Error>> {
             _ = interrupt.recv() => (),
         }
     };
-    Ok(cell::run(settings, Arc::new(store), stop).await?)
+    Ok(cell::run(settings, Arc::new(store), |_| (), stop).await?)
 }

@@ -43,6 +43,5 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use error::CellError;
-pub(crate) use service::{Cell, run};
+pub(crate) use service::run;
 pub(crate) use settings::{EtcdAccess, HEARTBEAT_TTL, PatroniSettings, Settings};

@@ -31,8 +31,8 @@ use tokio::{sync::oneshot, task::JoinHandle};
 use uuid::Uuid;
 
 use super::{
-    Cell, CellError, EtcdAccess, PatroniSettings, Settings, account::Account, directory, fixture,
-    process::working_in,
+    EtcdAccess, PatroniSettings, Settings, account::Account, directory, error::CellError, fixture,
+    process::working_in, service::Cell,
 };
 
 pub(super) const PASSWORD: &str = "the-cells-password";

@@ -7,7 +7,8 @@ use shared::{cell_api::NodeState, keyspace, record::Phase};
 use tests::wait::eventually;
 
 use super::{
-    CellError, fixture,
+    error::CellError,
+    fixture,
     stage::{Instance, LONG, PASSWORD, SECRETS, SUPERUSER_PASSWORD, Site, Stage, kill, new_node, workers},
 };
 
