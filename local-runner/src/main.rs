@@ -41,7 +41,8 @@ async fn run(command: Command) -> Result<(), AnyError> {
         Command::Cell(file) => {
             let config = CellConfig::load(file.config.as_deref())?;
             let store = setup::store(&config.kvstore)?;
-            cell::run(cell::Settings::of(config), Arc::new(store), stop).await?;
+            let ready = |uri: &str| tracing::info!(uri, "the cell is ready");
+            cell::run(cell::Settings::of(config), Arc::new(store), ready, stop).await?;
         }
     }
     Ok(())
