@@ -70,9 +70,10 @@ route!(
 );
 
 /// All endpoints.
-pub static ALL: [&Route; 6] = [
+pub static ALL: [&Route; 7] = [
     &CATALOG,
     &PROVISION,
+    &UPDATE,
     &DEPROVISION,
     &LAST_OPERATION,
     &BIND,

@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{Operation, OperationState, Tombstone},
+    record::{Operation, OperationKind, OperationState, Tombstone},
     store::Read,
 };
 
@@ -17,6 +17,18 @@ pub struct LastOperation {
     pub state: OperationState,
     /// In words.
     pub description: String,
+    /// After a failure of anything but a provision: whether the instance can still be used, and whether the same update
+    /// may be asked for again (osb-reference.md, 1).
+    pub after_failure: Option<AfterFailure>,
+}
+
+/// What a failed operation means for the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AfterFailure {
+    /// Whether the instance can still be used.
+    pub instance_usable: bool,
+    /// Whether the same update may be asked for again; `None` for a deprovision.
+    pub update_repeatable: Option<bool>,
 }
 
 impl From<Operation> for LastOperation {

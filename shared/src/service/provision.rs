@@ -9,7 +9,6 @@ use super::{Patience, begin, mark, operation_name, wait};
 use crate::{
     advance::{Current, Pass, advance, advance_from, read_record},
     broker::Broker,
-    catalog::Plan,
     cells::Cell,
     decide::placement::{self, Wanted},
     effect::StartAnswer,
@@ -62,7 +61,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         .catalog
         .plan(&request.service_id, &request.plan_id)?;
     let node_count = parameters::node_count(&request.parameters, plan)?;
-    check_maintenance(command, plan)?;
+    parameters::check_maintenance(command.maintenance_version.as_deref(), plan)?;
     command.patience.check()?;
     if let Some(current) = read_record(broker, &command.instance).await? {
         return join(broker, command, current).await;
@@ -220,14 +219,6 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
     match wait::until_ended(broker, &command.instance).await? {
         wait::Ended::Well => Ok(Provisioned::Created),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
-    }
-}
-
-fn check_maintenance(command: &Provision, plan: &Plan) -> Result<(), Error> {
-    let offered = plan.maintenance_info.as_ref().map(|info| info.version.as_str());
-    match &command.maintenance_version {
-        Some(asked) if Some(asked.as_str()) != offered => Err(Error::MaintenanceInfoConflict),
-        _ => Ok(()),
     }
 }
 
