@@ -33,9 +33,24 @@ pub struct AfterFailure {
 
 impl From<Operation> for LastOperation {
     fn from(operation: Operation) -> Self {
+        let failed = operation.state == OperationState::Failed;
+        let after_failure = match operation.kind {
+            // Nodes come and go one by one while the leader goes on, and whatever was reached stays.
+            OperationKind::Update => Some(AfterFailure {
+                instance_usable: true,
+                update_repeatable: Some(true),
+            }),
+            OperationKind::Deprovision => Some(AfterFailure {
+                instance_usable: false,
+                update_repeatable: None,
+            }),
+            OperationKind::Provision => None,
+        };
+        let (state, description) = (operation.state, operation.description);
         Self {
-            state: operation.state,
-            description: operation.description,
+            state,
+            description,
+            after_failure: after_failure.filter(|_| failed),
         }
     }
 }
