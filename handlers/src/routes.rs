@@ -44,6 +44,7 @@ macro_rules! route {
 
 route!(CATALOG, catalog, "GET", "/v2/catalog");
 route!(PROVISION, provision, "PUT", "/v2/service_instances/{instance_id}");
+route!(UPDATE, update, "PATCH", "/v2/service_instances/{instance_id}");
 route!(
     DEPROVISION,
     deprovision,
