@@ -4,7 +4,9 @@ use futures_util::future::BoxFuture;
 use lambda_http::Request;
 use shared::error::Error;
 
-use crate::{app::App, bind, catalog, deprovision, last_operation, provision, response::Success, unbind};
+use crate::{
+    app::App, bind, catalog, deprovision, last_operation, provision, response::Success, unbind, update,
+};
 
 type Handler = for<'r> fn(&'r App, &'r Request) -> BoxFuture<'r, Result<Success, Error>>;
 
@@ -66,6 +68,7 @@ route!(
 route!(
     UNBIND,
     unbind,
+    update,
     "DELETE",
     "/v2/service_instances/{instance_id}/service_bindings/{binding_id}"
 );
