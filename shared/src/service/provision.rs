@@ -11,7 +11,7 @@ use crate::{
     broker::Broker,
     cells::Cell,
     decide::placement::{self, Wanted},
-    effect::StartAnswer,
+    effect::{PortFact, StartAnswer},
     error::Error,
     ids::{Incarnation, InstanceId},
     keyspace, parameters, ports,
@@ -117,7 +117,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         plan = plan.name, identity = command.originating_identity, "provision accepted"
     );
     let pass = advance_from(broker, current, Some(cells)).await?;
-    if let Some(reason) = hopeless(&pass, &operation) {
+    if let Some(reason) = hopeless(&pass) {
         abandon(broker, pass, reason.to_string()).await?;
         return Err(reason);
     }
@@ -237,14 +237,10 @@ fn check_room(broker: &Broker, cells: &[Cell], node_count: u32) -> Result<(), Er
 }
 
 /// Why the first pass of a provision shows that there is no use in going on: no cell took a node, or there is no port.
-fn hopeless(pass: &Pass, operation: &Operation) -> Option<Error> {
-    let failed = pass
-        .record
-        .last_operation
-        .as_ref()
-        .filter(|last| last.id == operation.id);
-    if let Some(failed) = failed.filter(|last| last.state == OperationState::Failed) {
-        return Some(Error::Unprocessable(failed.description.clone()));
+fn hopeless(pass: &Pass) -> Option<Error> {
+    if pass.facts.port == PortFact::Exhausted {
+        let text = "no public port is free: all ports of the range are owned or in quarantine";
+        return Some(Error::Unprocessable(text.to_owned()));
     }
     let answers = || pass.facts.started.values();
     let all_refused = answers().all(|answer| matches!(answer, StartAnswer::Refused(_)));
