@@ -26,7 +26,10 @@ use shared::{
     store::{Read, Store},
 };
 use tempfile::TempDir;
-use tests::{etcd::EtcdServer, wait::eventually};
+use tests::{
+    etcd::{EtcdServer, Options},
+    wait::eventually,
+};
 use tokio::{sync::oneshot, task::JoinHandle};
 use uuid::Uuid;
 
@@ -85,9 +88,14 @@ pub(super) fn new_node() -> NodeId {
 
 impl Stage {
     pub(super) async fn set() -> Self {
-        let etcd = EtcdServer::start().await;
+        Self::set_with(|_| Options::default()).await
+    }
+
+    /// With an etcd of one's own making; the options may refer to files in the directory given.
+    pub(super) async fn set_with(options: impl FnOnce(&Path) -> Options) -> Self {
         let top = tempfile::Builder::new().prefix("cell-").tempdir().unwrap();
         std::fs::set_permissions(top.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let etcd = EtcdServer::start_with(options(top.path())).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             store: Arc::new(etcd.client()),
@@ -119,9 +127,16 @@ impl Stage {
                 command: vec![patroni.into()],
                 ..PatroniSettings::default()
             },
-            etcd: EtcdAccess {
-                machines: vec![self.etcd.url().into()],
-                ..EtcdAccess::default()
+            etcd: {
+                let access = self.etcd.settings();
+                EtcdAccess {
+                    machines: access.machines,
+                    username: access.username,
+                    password: access.password,
+                    ca: access.ca_file,
+                    cert: access.certificate_file,
+                    key: access.key_file,
+                }
             },
         }
     }

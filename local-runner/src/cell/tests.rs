@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 use shared::{cell_api::NodeState, keyspace, record::Phase};
-use tests::wait::eventually;
+use tests::{etcd::Options, pki::Pki, wait::eventually};
 
 use super::{
     error::CellError,
@@ -423,4 +423,35 @@ async fn what_is_not_in_order_is_refused() {
     assert_eq!(stage.delete(&site, node).await.0, 200);
     assert_eq!(workers(&site.settings.data_directory), [].into());
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patroni_reaches_an_etcd_that_asks_for_a_certificate_and_a_password() {
+    let stage = Stage::set_with(|directory| Options {
+        tls: Some(Pki::new(&directory.join("pki"))),
+        client_certificates: true,
+        root_password: Some("sesame-of-etcd".into()),
+        ..Options::default()
+    })
+    .await;
+    for patroni in [DEBIAN, NEWEST]
+        .into_iter()
+        .filter(|patroni| Path::new(patroni).exists())
+    {
+        let site = stage.open(stage.settings(patroni)).await;
+        let mut instance = Instance::new(site.settings.guid.as_str());
+        let node = new_node();
+        instance.place(node, &site, Phase::Assigned);
+        stage.write(&instance).await;
+        assert_eq!(stage.put(&site, &instance, node).await.0, 201);
+        assert_eq!(stage.leader(&instance).await, node);
+        site.stop().await;
+    }
+    let mut settings = stage.settings(DEBIAN);
+    settings.etcd.key = Some("/etc/shadow".into());
+    let answer = stage.try_open(settings).await;
+    assert!(
+        matches!(answer, Err(CellError::Unreadable { .. })),
+        "a key that Patroni could not read"
+    );
 }
