@@ -68,7 +68,6 @@ route!(
 route!(
     UNBIND,
     unbind,
-    update,
     "DELETE",
     "/v2/service_instances/{instance_id}/service_bindings/{binding_id}"
 );
