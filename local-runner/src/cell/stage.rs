@@ -229,6 +229,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
         for _ in 0..10 {
             for uid in [0, own_or_postgres()] {
                 for stat in working_in(self.top.path(), uid).unwrap_or_default() {
@@ -239,6 +242,36 @@ impl Drop for Stage {
             }
         }
     }
+}
+
+impl Stage {
+    fn print_logs(&self) {
+        for path in walk(self.top.path()) {
+            if path.ends_with("log/patroni.log") || path.ends_with("output.log") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                println!(
+                    "{}\n{}",
+                    path.display(),
+                    lines[lines.len().saturating_sub(20)..].join("\n")
+                );
+            }
+        }
+    }
+}
+
+/// All files below a directory.
+pub(super) fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    // What vanishes while it is looked at is not there.
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(walk(&entry.path())),
+            Ok(_) => files.push(entry.path()),
+            Err(_) => (),
+        }
+    }
+    files
 }
 
 /// Whom Patroni runs as here.
