@@ -4,12 +4,14 @@ use std::{path::Path, time::Duration};
 
 use serde_json::Value;
 use shared::{cell_api::NodeState, keyspace, record::Phase};
-use tests::wait::eventually;
+use tests::{etcd::Options, pki::Pki, wait::eventually};
 
 use super::{
     error::CellError,
     fixture,
-    stage::{Instance, LONG, PASSWORD, SECRETS, SUPERUSER_PASSWORD, Site, Stage, kill, new_node, workers},
+    stage::{
+        Instance, LONG, PASSWORD, SECRETS, SUPERUSER_PASSWORD, Site, Stage, kill, new_node, walk, workers,
+    },
 };
 
 const DEBIAN: &str = "/usr/bin/patroni";
@@ -173,18 +175,6 @@ fn keeps_secrets(site: &Site, stage: &Stage) {
     assert!(logs >= 3, "Patroni's output and log, PostgreSQL's log");
     let (_, all) = stage.etcd.raw("GET", "/v2/keys/?recursive=true", None);
     assert!(!SECRETS.iter().any(|secret| all.contains(secret)));
-}
-
-fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => files.extend(walk(&entry.path())),
-            Ok(_) => files.push(entry.path()),
-            Err(_) => (),
-        }
-    }
-    files
 }
 
 fn refusal((status, body): (u16, Value)) -> (u16, String) {
@@ -423,4 +413,48 @@ async fn what_is_not_in_order_is_refused() {
     assert_eq!(stage.delete(&site, node).await.0, 200);
     assert_eq!(workers(&site.settings.data_directory), [].into());
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patroni_reaches_an_etcd_that_asks_for_a_certificate() {
+    let stage = Stage::set_with(|directory| Options {
+        tls: Some(Pki::new(&directory.join("pki"))),
+        client_certificates: true,
+        ..Options::default()
+    })
+    .await;
+    every_patroni_gets_a_leader(&stage).await;
+    let mut settings = stage.settings(DEBIAN);
+    settings.etcd.key = Some("/etc/shadow".into());
+    let answer = stage.try_open(settings).await;
+    assert!(
+        matches!(answer, Err(CellError::Unreadable { .. })),
+        "a key that Patroni could not read"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patroni_reaches_an_etcd_that_asks_for_a_password() {
+    let stage = Stage::set_with(|_| Options {
+        root_password: Some("sesame-of-etcd".into()),
+        ..Options::default()
+    })
+    .await;
+    every_patroni_gets_a_leader(&stage).await;
+}
+
+async fn every_patroni_gets_a_leader(stage: &Stage) {
+    for patroni in [DEBIAN, NEWEST] {
+        if !Path::new(patroni).exists() {
+            continue;
+        }
+        let site = stage.open(stage.settings(patroni)).await;
+        let mut instance = Instance::new(site.settings.guid.as_str());
+        let node = new_node();
+        instance.place(node, &site, Phase::Assigned);
+        stage.write(&instance).await;
+        assert_eq!(stage.put(&site, &instance, node).await.0, 201);
+        assert_eq!(stage.leader(&instance).await, node);
+        site.stop().await;
+    }
 }
