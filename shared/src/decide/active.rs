@@ -123,7 +123,7 @@ fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
         (PortClaim::Candidate { port, misses }, PortFact::Taken { port: tried, next }) if *port == tried => {
             record.port = PortClaim::Candidate {
                 port: next,
-                misses: misses + 1,
+                misses: misses.saturating_add(1),
             };
         }
         _ => {}
