@@ -239,8 +239,7 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         Err(shortage) => return Some(shortage.to_string()),
     };
     for cell in chosen {
-        // The number makes ids differ within one seed; retired ones are counted so that an id cannot come back.
-        let node = situation.fresh_node(record.nodes.len() + record.retired.len());
+        let node = unused_node(record, situation);
         let placed = Node {
             cell: cell.guid.clone(),
             availability_zone: cell.availability_zone.clone(),
@@ -252,6 +251,19 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         effects.push(Effect::Project(node));
     }
     None
+}
+
+/// A node id that the instance never had. The number makes ids differ within one seed.
+fn unused_node(record: &Record, situation: &Situation<'_>) -> NodeId {
+    let had = |node: &NodeId| record.nodes.contains_key(node) || record.retired.contains(node);
+    let mut number = record.nodes.len() + record.retired.len();
+    loop {
+        let node = situation.fresh_node(number);
+        if !had(&node) {
+            return node;
+        }
+        number += 1;
+    }
 }
 
 pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
