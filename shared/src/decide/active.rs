@@ -36,7 +36,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         remove_leaving(&record, situation, &mut effects);
         return Decision { record, effects };
     };
-    if situation.facts.port == PortFact::Exhausted {
+    // Found out by a handler that lost a race, it says nothing about a port that is owned by now.
+    if situation.facts.port == PortFact::Exhausted && record.port.owned().is_none() {
         return fail(
             record,
             "no public port is free: all ports of the range are owned or in quarantine",
