@@ -39,16 +39,20 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     // Found out by a handler that lost a race, it says nothing about a port that is owned by now.
     if situation.facts.port == PortFact::Exhausted && record.port.owned().is_none() {
         return fail(
-            record,
+            Decision { record, effects },
             "no public port is free: all ports of the range are owned or in quarantine",
             situation,
         );
     }
-    own_port(&mut record, &mut effects, situation);
-    replace_refused(&mut record, &mut effects, situation);
-    start_over(&mut record, situation);
-    let trouble = fill_up(&mut record, &mut effects, situation);
-    thin_out(&mut record, situation);
+    let overdue = situation.now >= operation.deadline;
+    let mut trouble = None;
+    if !overdue {
+        own_port(&mut record, &mut effects, situation);
+        replace_refused(&mut record, &mut effects, situation);
+        start_over(&mut record, situation);
+        trouble = fill_up(&mut record, &mut effects, situation);
+        thin_out(&mut record, situation);
+    }
 
     let missing = shortcomings::of(&record, situation);
     let blocks = |shortcoming: &&Shortcoming| match shortcoming {
@@ -63,10 +67,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         effects.extend(settle(&record));
         return Decision { record, effects };
     }
-    if situation.now >= operation.deadline {
+    if overdue {
         let open: Vec<String> = missing.iter().filter(blocks).map(ToString::to_string).collect();
         let reason = format!("not finished in time: {}", open.join("; "));
-        return fail(record, &reason, situation);
+        return fail(Decision { record, effects }, &reason, situation);
     }
     for shortcoming in &missing {
         effects.extend(remedy(shortcoming, &missing, &record, situation));
@@ -93,7 +97,9 @@ pub fn settle(record: &Record) -> Vec<Effect> {
         .collect()
 }
 
-fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision {
+/// Gives the operation up. What was just found out is taken in all the same, and nothing new is begun.
+fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Decision {
+    let record = &mut decision.record;
     let advice = match record.operation.as_ref().map(|operation| operation.kind) {
         Some(OperationKind::Provision) => {
             "Delete the instance, or send the same request again to go on with it."
@@ -101,15 +107,13 @@ fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision
         _ => "Send the request again to go on with it.",
     };
     end(
-        &mut record,
+        record,
         OperationState::Failed,
         format!("{reason}. {advice}"),
         situation.now,
     );
-    Decision {
-        record,
-        effects: vec![Effect::Unmark],
-    }
+    decision.effects.push(Effect::Unmark);
+    decision
 }
 
 /// Takes over what was observed and found out: the record catches up with the facts.
