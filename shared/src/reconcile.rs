@@ -18,7 +18,7 @@ use crate::{
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::State,
+    record::{Record, State},
     store::{Child, Entry, Read},
 };
 
@@ -66,12 +66,15 @@ pub async fn operations(broker: &Broker) -> Result<usize, Error> {
 async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<(), Error> {
     match advance(broker, id).await? {
         Some(pass) if pass.is_gone() => Ok(()),
-        Some(pass) if pass.record.operation.is_none() && pass.record.state == State::Active => {
-            settle(broker, &pass).await
-        }
+        Some(pass) if has_settled(&pass.record) => settle(broker, &pass).await,
         Some(_) => Ok(()),
         None => sweep(broker, id, marker).await,
     }
+}
+
+/// Whether nothing is under way, so that the marker should not be there.
+fn has_settled(record: &Record) -> bool {
+    record.operation.is_none() && record.state == State::Active && !record.somebody_leaves()
 }
 
 /// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not

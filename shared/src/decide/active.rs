@@ -33,7 +33,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut record = situation.record.clone();
     let mut effects = take_in(&mut record, situation);
     let Some(operation) = record.operation.clone() else {
-        remove_leaving(&record, situation, &mut effects);
+        if situation.record.somebody_leaves() {
+            remove_leaving(&record, situation, &mut effects);
+            effects.extend(unmark(&record));
+        }
         return Decision { record, effects };
     };
     // Found out by a handler that lost a race, it says nothing about a port that is owned by now.
@@ -84,6 +87,12 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     Decision { record, effects }
 }
 
+/// The marker goes when nothing is under way. A node that is still to be removed is: without a marker nobody would come to
+/// it when its cell is back.
+fn unmark(record: &Record) -> Option<Effect> {
+    (!record.somebody_leaves()).then_some(Effect::Unmark)
+}
+
 /// What must be true in etcd beside the record once an operation has ended. Also called for when an operation ended and
 /// its marker is still there, since then nobody knows whether these were done.
 #[must_use]
@@ -93,7 +102,7 @@ pub fn settle(record: &Record) -> Vec<Effect> {
     allocation
         .into_iter()
         .chain(projections)
-        .chain([Effect::Unmark])
+        .chain(unmark(record))
         .collect()
 }
 
@@ -112,7 +121,7 @@ fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Deci
         format!("{reason}. {advice}"),
         situation.now,
     );
-    decision.effects.push(Effect::Unmark);
+    decision.effects.extend(unmark(&decision.record));
     decision
 }
 
@@ -296,8 +305,7 @@ fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wa
 fn thin_out(record: &mut Record, situation: &Situation<'_>) {
     let staying: Vec<(NodeId, &Node)> = record.staying().collect();
     let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
-    let somebody_leaves = record.nodes.len() > staying.len();
-    if staying.len() <= enough || somebody_leaves || situation.cluster.running_leader().is_none() {
+    if staying.len() <= enough || record.somebody_leaves() || situation.cluster.running_leader().is_none() {
         return;
     }
     let neighbours = |zone: &str| {
