@@ -33,21 +33,29 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut record = situation.record.clone();
     let mut effects = take_in(&mut record, situation);
     let Some(operation) = record.operation.clone() else {
-        remove_leaving(&record, situation, &mut effects);
+        if situation.record.somebody_leaves() {
+            remove_leaving(&record, situation, &mut effects);
+            effects.extend(unmark(&record));
+        }
         return Decision { record, effects };
     };
-    if situation.facts.port == PortFact::Exhausted {
+    // Found out by a handler that lost a race, it says nothing about a port that is owned by now.
+    if situation.facts.port == PortFact::Exhausted && record.port.owned().is_none() {
         return fail(
-            record,
+            Decision { record, effects },
             "no public port is free: all ports of the range are owned or in quarantine",
             situation,
         );
     }
-    own_port(&mut record, &mut effects, situation);
-    replace_refused(&mut record, &mut effects, situation);
-    start_over(&mut record, situation);
-    let trouble = fill_up(&mut record, &mut effects, situation);
-    thin_out(&mut record, situation);
+    let overdue = situation.now >= operation.deadline;
+    let mut trouble = None;
+    if !overdue {
+        own_port(&mut record, &mut effects, situation);
+        replace_refused(&mut record, &mut effects, situation);
+        start_over(&mut record, situation);
+        trouble = fill_up(&mut record, &mut effects, situation);
+        thin_out(&mut record, situation);
+    }
 
     let missing = shortcomings::of(&record, situation);
     let blocks = |shortcoming: &&Shortcoming| match shortcoming {
@@ -62,10 +70,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         effects.extend(settle(&record));
         return Decision { record, effects };
     }
-    if situation.now >= operation.deadline {
+    if overdue {
         let open: Vec<String> = missing.iter().filter(blocks).map(ToString::to_string).collect();
         let reason = format!("not finished in time: {}", open.join("; "));
-        return fail(record, &reason, situation);
+        return fail(Decision { record, effects }, &reason, situation);
     }
     for shortcoming in &missing {
         effects.extend(remedy(shortcoming, &missing, &record, situation));
@@ -79,6 +87,12 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     Decision { record, effects }
 }
 
+/// The marker goes when nothing is under way. A node that is still to be removed is: without a marker nobody would come to
+/// it when its cell is back.
+fn unmark(record: &Record) -> Option<Effect> {
+    (!record.somebody_leaves()).then_some(Effect::Unmark)
+}
+
 /// What must be true in etcd beside the record once an operation has ended. Also called for when an operation ended and
 /// its marker is still there, since then nobody knows whether these were done.
 #[must_use]
@@ -88,11 +102,13 @@ pub fn settle(record: &Record) -> Vec<Effect> {
     allocation
         .into_iter()
         .chain(projections)
-        .chain([Effect::Unmark])
+        .chain(unmark(record))
         .collect()
 }
 
-fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision {
+/// Gives the operation up. What was just found out is taken in all the same, and nothing new is begun.
+fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Decision {
+    let record = &mut decision.record;
     let advice = match record.operation.as_ref().map(|operation| operation.kind) {
         Some(OperationKind::Provision) => {
             "Delete the instance, or send the same request again to go on with it."
@@ -100,15 +116,13 @@ fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision
         _ => "Send the request again to go on with it.",
     };
     end(
-        &mut record,
+        record,
         OperationState::Failed,
         format!("{reason}. {advice}"),
         situation.now,
     );
-    Decision {
-        record,
-        effects: vec![Effect::Unmark],
-    }
+    decision.effects.extend(unmark(&decision.record));
+    decision
 }
 
 /// Takes over what was observed and found out: the record catches up with the facts.
@@ -123,7 +137,7 @@ fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
         (PortClaim::Candidate { port, misses }, PortFact::Taken { port: tried, next }) if *port == tried => {
             record.port = PortClaim::Candidate {
                 port: next,
-                misses: misses + 1,
+                misses: misses.saturating_add(1),
             };
         }
         _ => {}
@@ -239,8 +253,7 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         Err(shortage) => return Some(shortage.to_string()),
     };
     for cell in chosen {
-        // The number makes ids differ within one seed; retired ones are counted so that an id cannot come back.
-        let node = situation.fresh_node(record.nodes.len() + record.retired.len());
+        let node = unused_node(record, situation);
         let placed = Node {
             cell: cell.guid.clone(),
             availability_zone: cell.availability_zone.clone(),
@@ -252,6 +265,19 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         effects.push(Effect::Project(node));
     }
     None
+}
+
+/// A node id that the instance never had. The number makes ids differ within one seed.
+fn unused_node(record: &Record, situation: &Situation<'_>) -> NodeId {
+    let had = |node: &NodeId| record.nodes.contains_key(node) || record.retired.contains(node);
+    let mut number = record.nodes.len() + record.retired.len();
+    loop {
+        let node = situation.fresh_node(number);
+        if !had(&node) {
+            return node;
+        }
+        number += 1;
+    }
 }
 
 pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
@@ -279,8 +305,7 @@ fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wa
 fn thin_out(record: &mut Record, situation: &Situation<'_>) {
     let staying: Vec<(NodeId, &Node)> = record.staying().collect();
     let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
-    let somebody_leaves = record.nodes.len() > staying.len();
-    if staying.len() <= enough || somebody_leaves || situation.cluster.running_leader().is_none() {
+    if staying.len() <= enough || record.somebody_leaves() || situation.cluster.running_leader().is_none() {
         return;
     }
     let neighbours = |zone: &str| {
