@@ -9,9 +9,17 @@
     clippy::print_stderr
 )]
 
+pub mod binaries;
 pub mod child;
 pub mod conformance;
 pub mod etcd;
+pub mod keys;
+mod locks;
+pub mod network;
+pub mod osb;
 pub mod pki;
 pub mod ports;
+pub mod processes;
+pub mod raw;
+pub mod stack;
 pub mod wait;
