@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::status::StatusArguments;
+
 /// Highly available PostgreSQL on demand: an Open Service Broker, its cells and its router.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -18,6 +20,10 @@ pub(crate) enum Command {
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.
     Cell(ConfigFile),
+    /// Show the members of all clusters: <id> <host:port> <role> <state>.
+    ServiceStatus(StatusArguments),
+    /// Show how many nodes each cell holds: <count> <guid>.
+    ShowCells(StatusArguments),
 }
 
 #[derive(Debug, Args)]

@@ -4,13 +4,14 @@ mod broker;
 mod cell;
 mod cli;
 mod port_holder;
+mod status;
 
 use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 
 use clap::Parser;
 use cli::{Command, CommandLine};
 use shared::{
-    config::{CellConfig, Config},
+    config::{CellConfig, Config, StoreConfig},
     setup,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,13 +39,22 @@ async fn run(command: Command) -> Result<(), AnyError> {
             let config = Config::load(file.config.as_deref())?;
             broker::BrokerServer::open(config).await?.serve(stop).await?;
         }
+        Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
+        Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
         Command::Cell(file) => {
             let config = CellConfig::load(file.config.as_deref())?;
             let store = setup::store(&config.kvstore)?;
-            cell::run(cell::Settings::of(config), Arc::new(store), stop).await?;
+            let ready = |uri: &str| tracing::info!(uri, "the cell is ready");
+            cell::run(cell::Settings::of(config), Arc::new(store), ready, stop).await?;
         }
     }
     Ok(())
+}
+
+async fn show(view: status::View, arguments: &status::StatusArguments) -> Result<(), AnyError> {
+    let config = StoreConfig::load(arguments.file.config.as_deref())?;
+    let store = setup::store(&config.kvstore)?;
+    Ok(status::show(&store, view, arguments).await?)
 }
 
 /// Resolves when the process is asked to stop. The handlers are in place once this returns.

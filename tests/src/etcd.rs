@@ -300,6 +300,8 @@ fn peer_url() -> String {
 fn agent() -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
         .proxy(None)
         .timeout_global(Some(Duration::from_secs(10)));
     config.build().new_agent()

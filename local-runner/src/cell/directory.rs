@@ -372,3 +372,6 @@ pub(super) fn write_durably(
     fs::rename(&temporary, path)?;
     path.parent().map_or(Ok(()), sync_directory)
 }
+
+#[cfg(test)]
+mod tests;

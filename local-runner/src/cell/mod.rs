@@ -38,6 +38,10 @@ mod roster;
 mod service;
 mod settings;
 mod socket;
+#[cfg(test)]
+mod stage;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use service::run;
 pub(crate) use settings::Settings;

@@ -8,7 +8,7 @@ use ureq::http::Method;
 
 use super::{
     answer::{Event, Found, Refusal},
-    exchange::{Exchange, Failure, Reply},
+    exchange::{Cause, Exchange, Failure, Reply},
     meter::Traffic,
     path::{fields, path},
     settings::{InvalidSettings, Settings},
@@ -63,12 +63,12 @@ impl Etcd {
         }
         let target = format!("{}?{}", checked(key)?, fields(&query));
         let exchange = self.exchange.clone();
-        let reply = spawn_blocking(move || exchange.read(&target))
+        let reply = spawn_blocking(move || exchange.call(&Method::GET, &target, None))
             .await
             .unwrap_or_else(|lost| Err(never_answered(&lost)));
-        reply.map_err(|failure| match failure {
-            Failure::Nonsense(reason) => unexpected(key, reason),
-            Failure::NotSent(reason) | Failure::Unanswered(reason) => StoreError::Unavailable { reason },
+        reply.map_err(|failure| match failure.cause {
+            Cause::Nonsense => unexpected(key, failure.text),
+            Cause::Machine | Cause::Connection => StoreError::Unavailable { reason: failure.text },
         })
     }
 
@@ -85,12 +85,12 @@ impl Etcd {
             reason,
         };
         let exchange = self.exchange.clone();
-        let reply = spawn_blocking(move || exchange.write(&method, &target, form.as_deref()))
+        let reply = spawn_blocking(move || exchange.call(&method, &target, form.as_deref()))
             .await
             .unwrap_or_else(|lost| Err(never_answered(&lost)));
-        let reply = reply.map_err(|failure| match failure {
-            Failure::NotSent(reason) => StoreError::Unavailable { reason },
-            Failure::Unanswered(reason) | Failure::Nonsense(reason) => ambiguous(reason),
+        let reply = reply.map_err(|failure| match failure.sent {
+            true => ambiguous(failure.text),
+            false => StoreError::Unavailable { reason: failure.text },
         })?;
         if (200..300).contains(&reply.status) {
             return Event::parse(&reply.body).map_err(ambiguous);
@@ -214,10 +214,10 @@ fn unexpected(key: &str, reason: String) -> StoreError {
 
 /// A task that was cancelled (the runtime is shutting down) never began; one that panicked may have sent its request.
 fn never_answered(lost: &JoinError) -> Failure {
-    if lost.is_cancelled() {
-        Failure::NotSent(lost.to_string())
-    } else {
-        Failure::Unanswered(lost.to_string())
+    Failure {
+        text: lost.to_string(),
+        sent: !lost.is_cancelled(),
+        cause: Cause::Machine,
     }
 }
 

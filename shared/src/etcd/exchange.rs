@@ -1,6 +1,7 @@
 //! One request and its answer, over whichever machine of the cluster takes it.
 
 use std::{
+    io::ErrorKind,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -24,6 +25,8 @@ use super::{
 const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
 /// Idle connections kept for each machine: as many handlers at once as are usual, and no more.
 const IDLE_CONNECTIONS: usize = 16;
+/// What a connection reads or sends at once; it keeps a buffer of this size for each.
+const LARGEST_PIECE: usize = 32 * 1024;
 /// After this long, a connection may have been forgotten by something on the way that tells neither side.
 const IDLE_TIME: Duration = Duration::from_secs(15);
 
@@ -43,15 +46,25 @@ pub(super) struct Stream {
     pub(super) body: BodyReader<'static>,
 }
 
-/// Why there is no answer. The texts name the machines.
+/// Why there is no answer.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// No machine got the request as a whole: it was certainly not done.
-    NotSent(String),
-    /// A machine may have got it, and may act on it still.
-    Unanswered(String),
-    /// A machine answered something that is not HTTP, or is beyond all measure.
-    Nonsense(String),
+pub(super) struct Failure {
+    /// What was tried, machine by machine.
+    pub(super) text: String,
+    /// Whether a machine may have got the request as a whole, and may act on it still.
+    pub(super) sent: bool,
+    pub(super) cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The machine, or the way to it.
+    Machine,
+    /// The connection ended; perhaps only that: one that is kept for further requests may end at any moment, for
+    /// instance because etcd restarts.
+    Connection,
+    /// Something that is not HTTP, or beyond all measure.
+    Nonsense,
 }
 
 impl Failure {
@@ -60,22 +73,41 @@ impl Failure {
             Error::Timeout(phase) => format!("{machine}: no answer in time ({phase})"),
             other => format!("{machine}: {other}"),
         };
-        if !meter::may_have_arrived() {
-            return Self::NotSent(text);
-        }
-        match error {
+        let cause = match error {
             Error::Protocol(_)
             | Error::Http(_)
             | Error::LargeResponseHeader(..)
-            | Error::BodyExceedsLimit(_) => Self::Nonsense(text),
-            _ => Self::Unanswered(text),
+            | Error::BodyExceedsLimit(_) => Cause::Nonsense,
+            Error::Io(error) if connection_ended(error.kind()) => Cause::Connection,
+            _ => Cause::Machine,
+        };
+        Self {
+            text,
+            sent: meter::may_have_arrived(),
+            cause,
         }
     }
 
-    pub(super) fn into_text(self) -> String {
-        let (Self::NotSent(text) | Self::Unanswered(text) | Self::Nonsense(text)) = self;
-        text
+    fn join(tried: Vec<Self>) -> Self {
+        let nonsense = tried.iter().any(|failure| failure.cause == Cause::Nonsense);
+        Self {
+            sent: tried.iter().any(|failure| failure.sent),
+            cause: if nonsense { Cause::Nonsense } else { Cause::Machine },
+            text: tried
+                .into_iter()
+                .map(|failure| failure.text)
+                .collect::<Vec<_>>()
+                .join("; "),
+        }
     }
+}
+
+fn connection_ended(kind: ErrorKind) -> bool {
+    use ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        kind,
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 /// The machines of a cluster, and the connections to them.
@@ -104,6 +136,8 @@ impl Exchange {
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
             .max_idle_connections(IDLE_CONNECTIONS * settings.machines.len())
             .max_idle_age(IDLE_TIME)
+            .input_buffer_size(LARGEST_PIECE)
+            .output_buffer_size(LARGEST_PIECE)
             .timeout_resolve(Some(settings.connect_timeout))
             .timeout_connect(Some(settings.connect_timeout))
             .timeout_global(Some(settings.request_timeout))
@@ -147,69 +181,60 @@ impl Exchange {
         self.good.load(Ordering::Relaxed)
     }
 
-    /// Asks one machine after the other until one answers with anything but a server's error. `target` is the path
-    /// with its query.
-    pub(super) fn read(&self, target: &str) -> Result<Reply, Failure> {
-        let mut nonsense = false;
+    /// Asks one machine after the other until one answers. A GET goes on to the next one after every failure; anything
+    /// else only when the machine certainly did not get the request as a whole.
+    ///
+    /// A server's error counts as no answer: without a quorum etcd says that a write timed out, and may do it later.
+    pub(super) fn call(&self, method: &Method, target: &str, form: Option<&str>) -> Result<Reply, Failure> {
+        let deadline = Instant::now() + 2 * self.request_timeout;
+        let first = self.good();
         let mut tried = Vec::new();
-        for (place, left) in self.attempts() {
-            match self.exchange(place, left, &Method::GET, target, None) {
-                Ok(reply) if reply.status < 500 => {
+        for offset in 0..self.machines.len() {
+            let place = (first + offset) % self.machines.len();
+            let failure = match self.ask(place, deadline, method, target, form) {
+                Ok(reply) => {
                     self.good.store(place, Ordering::Relaxed);
                     return Ok(reply);
                 }
-                Ok(reply) => tried.push(self.refusal(place, &reply)),
-                Err(failure) => {
-                    nonsense |= matches!(failure, Failure::Nonsense(_));
-                    tried.push(failure.into_text());
-                }
+                Err(failure) => failure,
+            };
+            // The next call begins with another machine, unless somebody found a better one meanwhile.
+            let next = (place + 1) % self.machines.len();
+            let _ = self
+                .good
+                .compare_exchange(place, next, Ordering::Relaxed, Ordering::Relaxed);
+            let over = (failure.sent && *method != Method::GET) || Instant::now() >= deadline;
+            tried.push(failure);
+            if over {
+                break;
             }
-            self.avoid(place);
         }
-        let tried = tried.join("; ");
-        Err(if nonsense {
-            Failure::Nonsense(tried)
-        } else {
-            Failure::Unanswered(tried)
-        })
+        Err(Failure::join(tried))
     }
 
-    /// Sends a write to the first machine that takes it, and to no second one unless the first certainly did not get
-    /// it as a whole. A server's error counts as no answer: without a quorum etcd says that the request timed out,
-    /// yet does it later if it finds a quorum again.
-    pub(super) fn write(&self, method: &Method, target: &str, form: Option<&str>) -> Result<Reply, Failure> {
-        let mut tried = Vec::new();
-        for (place, left) in self.attempts() {
-            match self.exchange(place, left, method, target, form) {
-                Ok(reply) if reply.status < 500 => {
-                    self.good.store(place, Ordering::Relaxed);
-                    return Ok(reply);
-                }
-                Ok(reply) => {
-                    self.avoid(place);
-                    return Err(Failure::Unanswered(self.refusal(place, &reply)));
-                }
-                Err(Failure::NotSent(text)) => {
-                    self.avoid(place);
-                    tried.push(text);
-                }
-                Err(failure) => {
-                    self.avoid(place);
-                    return Err(failure);
-                }
-            }
+    /// Asks one machine; once more if only the connection ended, and the request may be repeated.
+    fn ask(
+        &self,
+        place: usize,
+        deadline: Instant,
+        method: &Method,
+        target: &str,
+        form: Option<&str>,
+    ) -> Result<Reply, Failure> {
+        match self.exchange(place, deadline, method, target, form) {
+            Err(Failure {
+                sent,
+                cause: Cause::Connection,
+                ..
+            }) if !sent || *method == Method::GET => self.exchange(place, deadline, method, target, form),
+            answered => answered,
         }
-        Err(Failure::NotSent(tried.join("; ")))
     }
 
     /// Asks one machine only.
     pub(super) fn read_at(&self, place: usize, target: &str) -> Result<Reply, Failure> {
-        let reply = self.exchange(place, self.request_timeout, &Method::GET, target, None)?;
-        if reply.status < 500 {
-            Ok(reply)
-        } else {
-            Err(Failure::Unanswered(self.refusal(place, &reply)))
-        }
+        let deadline = Instant::now() + self.request_timeout;
+        self.ask(place, deadline, &Method::GET, target, None)
     }
 
     /// Opens a stream at one machine; it ends by itself after `stream_limit`.
@@ -232,31 +257,8 @@ impl Exchange {
         })
     }
 
-    /// The machines in the order in which to try them, each with the time that is left for it.
-    fn attempts(&self) -> impl Iterator<Item = (usize, Duration)> {
-        let deadline = Instant::now() + 2 * self.request_timeout;
-        let (first, count, most) = (self.good(), self.machines.len(), self.request_timeout);
-        (0..count).map_while(move |offset| {
-            let left = deadline.saturating_duration_since(Instant::now()).min(most);
-            (!left.is_zero()).then_some(((first + offset) % count, left))
-        })
-    }
-
-    /// Lets the next call begin with another machine, unless somebody found a better one meanwhile.
-    fn avoid(&self, place: usize) {
-        let next = (place + 1) % self.machines.len();
-        let _ = self
-            .good
-            .compare_exchange(place, next, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
     fn machine(&self, place: usize) -> &str {
         self.machines.get(place).map_or("", String::as_str)
-    }
-
-    fn refusal(&self, place: usize, reply: &Reply) -> String {
-        let machine = self.machine(place);
-        format!("{machine}: answered {} {}", reply.status, excerpt(&reply.body))
     }
 
     fn begin(&self) {
@@ -280,11 +282,14 @@ impl Exchange {
     fn exchange(
         &self,
         place: usize,
-        left: Duration,
+        deadline: Instant,
         method: &Method,
         target: &str,
         form: Option<&str>,
     ) -> Result<Reply, Failure> {
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .min(self.request_timeout);
         self.begin();
         let answered = match form {
             Some(form) => self
@@ -294,16 +299,31 @@ impl Exchange {
                 .request(place, method, target, ())
                 .and_then(|request| self.agent.run(self.limited(request, left))),
         };
-        let whole = answered.and_then(|response| {
-            let (status, index) = head(&response);
-            let body = response
-                .into_body()
-                .into_with_config()
-                .limit(LARGEST_ANSWER)
-                .read_to_vec()?;
-            Ok(Reply { status, index, body })
-        });
-        whole.map_err(|error| Failure::of(self.machine(place), &error))
+        let reply = answered
+            .and_then(|response| {
+                let (status, index) = head(&response);
+                let body = response
+                    .into_body()
+                    .into_with_config()
+                    .limit(LARGEST_ANSWER)
+                    .read_to_vec()?;
+                Ok(Reply { status, index, body })
+            })
+            .map_err(|error| Failure::of(self.machine(place), &error))?;
+        if reply.status >= 500 {
+            let text = format!(
+                "{}: answered {} {}",
+                self.machine(place),
+                reply.status,
+                excerpt(&reply.body)
+            );
+            return Err(Failure {
+                text,
+                sent: true,
+                cause: Cause::Machine,
+            });
+        }
+        Ok(reply)
     }
 
     fn limited<B: ureq::AsSendBody>(&self, request: Request<B>, left: Duration) -> Request<B> {

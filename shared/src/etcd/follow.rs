@@ -7,11 +7,11 @@ use std::{
 };
 
 use tokio::sync::mpsc::Sender;
-use ureq::{BodyReader, Error, Timeout};
+use ureq::{BodyReader, Error, Timeout, http::Method};
 
 use super::{
     answer::{Event, Found, HISTORY_GONE, Refusal},
-    exchange::{Exchange, Failure},
+    exchange::Exchange,
     path::{fields, path},
 };
 use crate::store::{StoreError, WatchEvent};
@@ -121,8 +121,8 @@ impl Follow {
         let target = self.target("", &[("recursive", "true"), ("quorum", "true")])?;
         let reply = self
             .exchange
-            .read(&target)
-            .map_err(|failure| Trouble::Lost(failure.into_text()))?;
+            .call(&Method::GET, &target, None)
+            .map_err(|failure| Trouble::Lost(failure.text))?;
         let tree = Found::parse(&self.key, &reply)
             .map_err(|error| Trouble::Lost(error.to_string()))?
             .into_watched(&self.key)
@@ -162,7 +162,7 @@ impl Follow {
         let stream = self
             .exchange
             .open(self.place, &target)
-            .map_err(|failure| Trouble::Lost(failure.into_text()))?;
+            .map_err(|failure| Trouble::Lost(failure.text))?;
         if stream.status != 200 {
             let mut body = Vec::new();
             let read = stream.body.take(LONGEST_EVENT).read_to_end(&mut body);
@@ -227,12 +227,10 @@ impl Follow {
         // Any answer will do. A name below the watched key, so that a role for that tree permits it; a hidden one,
         // since nobody uses it.
         let target = self.target("/_probe", &[("quorum", "true")])?;
-        match self.exchange.read_at(self.place, &target) {
-            Ok(_) => Ok(()),
-            Err(Failure::NotSent(reason) | Failure::Unanswered(reason) | Failure::Nonsense(reason)) => {
-                Err(Trouble::Lost(reason))
-            }
-        }
+        self.exchange
+            .read_at(self.place, &target)
+            .map(|_| ())
+            .map_err(|failure| Trouble::Lost(failure.text))
     }
 
     fn target(&self, below: &str, query: &[(&str, &str)]) -> Result<String, Trouble> {
