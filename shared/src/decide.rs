@@ -68,10 +68,19 @@ pub struct Decision {
 /// Decides what happens next to an instance.
 #[must_use]
 pub fn decide(situation: &Situation<'_>) -> Decision {
-    match situation.record.state {
+    let mut decision = match situation.record.state {
         State::Active => active::decide(situation),
         State::Deleting => deprovision::decide(situation),
+    };
+    // Two rules may call for the same thing.
+    let mut distinct: Vec<Effect> = Vec::with_capacity(decision.effects.len());
+    for effect in decision.effects.drain(..) {
+        if !distinct.contains(&effect) {
+            distinct.push(effect);
+        }
     }
+    decision.effects = distinct;
+    decision
 }
 
 /// Ends the operation under way.
