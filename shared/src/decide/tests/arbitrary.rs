@@ -192,6 +192,7 @@ fn members() -> impl Strategy<Value = Member> {
             address: None,
             api: None,
             replication_state: streams.map(str::to_owned),
+            position: None,
             nofailover,
             index,
         })
