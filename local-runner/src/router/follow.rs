@@ -1,7 +1,7 @@
 //! The router's life: events in, HAProxy kept in line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     future::Future,
     io,
     net::SocketAddr,
@@ -30,7 +30,7 @@ use super::{
     routes::{Changes, Routes},
     settings::Settings,
     state_directory::StateDirectory,
-    worker::Worker,
+    worker::{Worker, WorkerError},
 };
 
 /// How long changes of the set of instances are gathered before a reload.
@@ -144,6 +144,8 @@ struct Follow {
     refused: BTreeMap<Port, Refusal>,
     retry_ports: Option<Instant>,
     apply_due: Option<Instant>,
+    /// Whether HAProxy has to be replaced, and not only reloaded.
+    anew: bool,
     /// How long to wait after the next failure, and when the last one was.
     backoff: Duration,
     failed: Option<Instant>,
@@ -172,6 +174,7 @@ impl Follow {
             refused: BTreeMap::new(),
             retry_ports: None,
             apply_due: Some(Instant::now()),
+            anew: false,
             backoff: Duration::ZERO,
             failed: None,
             former_workers: false,
@@ -187,7 +190,9 @@ impl Follow {
                 event = self.service.next() => self.service(event),
                 (port, address) = self.lookups.next() => self.aim(port, Some(address)),
                 (haproxy, outcome) = busy(&mut self.work) => self.worked(haproxy, outcome),
-                () = ended(&mut self.idle) => self.haproxy_ended().await,
+                () = ended(&mut self.idle) => {
+                    self.haproxy_has_ended().await;
+                }
                 () = sleep_until(alarm) => {}
             }
             let now = Instant::now();
@@ -242,9 +247,9 @@ impl Follow {
             };
             let endpoint = route.leader.as_ref().map(|leader| &leader.endpoint);
             let address = self.lookups.resolve(port, endpoint);
-            if !self.targets.contains_key(&port) {
+            if let Entry::Vacant(vacant) = self.targets.entry(port) {
                 tracing::info!(instance = %route.instance, incarnation = %route.incarnation, %port, "a port to route");
-                self.targets.insert(port, None);
+                vacant.insert(None);
                 self.gather();
             }
             self.aim(port, address);
@@ -293,12 +298,11 @@ impl Follow {
             Err(error) => {
                 self.dirty.extend(changed.into_iter().map(|(port, _)| port));
                 // While a configuration is being loaded, the worker may just have been replaced; the next one will be
-                // told. Otherwise a configuration says it all again, to a new worker.
-                if self.idle.is_some() {
-                    tracing::error!(
-                        error = chain(&error),
-                        "HAProxy is reloaded, to set its servers right"
-                    );
+                // told. Otherwise a configuration says it all again, to a new worker. One that hangs could not even
+                // hand over its sockets to that.
+                if self.idle.is_some() && !self.haproxy_has_ended().await {
+                    tracing::error!(error = chain(&error), "HAProxy does not follow; it is set right");
+                    self.anew = matches!(error, WorkerError::Unreachable(_));
                     self.again();
                 }
             }
@@ -313,9 +317,9 @@ impl Follow {
         };
         let targets = || self.targets.clone();
         if due(&mut self.apply_due) {
-            let targets = targets();
+            let (targets, anew) = (targets(), std::mem::take(&mut self.anew));
             self.work = Some(Box::pin(async move {
-                let applied = haproxy.apply(targets).await;
+                let applied = haproxy.apply(targets, anew).await;
                 (haproxy, Outcome::Applied(applied))
             }));
         } else if due(&mut self.sweep_due) {
@@ -366,7 +370,8 @@ impl Follow {
         self.refused.retain(|port, _| self.targets.contains_key(port));
         self.retry_ports = (!self.refused.is_empty()).then(|| Instant::now() + RETRY_PORTS);
         self.dirty.extend(self.targets.keys().chain(self.serving.keys()));
-        // The worker that was replaced may have sessions that are stale by now.
+        // The worker that was replaced may have sessions, and they may be stale by now.
+        self.former_workers = true;
         self.sweep_due = Some(Instant::now());
         let complete = self.targets.keys().all(|port| self.serves(*port));
         if !complete || self.serving.keys().any(|port| !self.targets.contains_key(port)) {
@@ -390,18 +395,19 @@ impl Follow {
         self.serving.contains_key(&port) || self.refused.contains_key(&port)
     }
 
-    async fn haproxy_ended(&mut self) {
+    /// Whether HAProxy has just ended. Then it will be started again.
+    async fn haproxy_has_ended(&mut self) -> bool {
         let status = match &mut self.idle {
             Some(haproxy) => haproxy.reap().await,
             None => None,
         };
-        if let Some(status) = status {
-            tracing::error!(status, "HAProxy has ended; it is started again");
-            self.worker = None;
-            self.serving.clear();
-            self.former_workers = false;
-            self.again();
-        }
+        let Some(status) = status else { return false };
+        tracing::error!(status, "HAProxy has ended; it is started again");
+        self.worker = None;
+        self.serving.clear();
+        self.former_workers = false;
+        self.again();
+        true
     }
 
     /// Sees to it that HAProxy is started or reloaded: at once after the first failure, then later and later.

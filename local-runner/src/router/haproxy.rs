@@ -35,6 +35,8 @@ use super::{
     worker::Worker,
 };
 
+/// How long a HAProxy that was found may take to answer.
+const GREETING: Duration = Duration::from_secs(3);
 /// How long a port is left out that HAProxy has refused itself.
 const MISTRUST: Duration = Duration::from_secs(60);
 /// Between two looks at HAProxy while it loads.
@@ -148,7 +150,7 @@ impl Haproxy {
     async fn adopt(&self, pid: Pid) -> io::Result<(Running, BTreeSet<Port>)> {
         let running = Running::Adopted(watchable(pid)?);
         let master = self.master();
-        let processes = master.settled().await?;
+        let processes = master.settled(GREETING).await?;
         let mut bound = BTreeSet::new();
         for worker in processes.current {
             bound.extend(master.ports(worker).await?);
@@ -171,11 +173,15 @@ impl Haproxy {
         self.running.is_some()
     }
 
-    /// Makes HAProxy listen on these ports, by a reload or a start. Those that cannot be listened on are left out.
+    /// Makes HAProxy listen on these ports, by a reload or a start. Those that cannot be listened on are left out. With
+    /// `anew`, what runs is killed before.
     ///
     /// # Errors
     /// When it serves the former ports still, or, if it has ended, none.
-    pub(crate) async fn apply(&mut self, targets: Targets) -> Result<Applied, HaproxyError> {
+    pub(crate) async fn apply(&mut self, targets: Targets, anew: bool) -> Result<Applied, HaproxyError> {
+        if anew {
+            self.kill().await;
+        }
         self.reap().await;
         if self.running.is_none() {
             // Workers end with their master, but maybe not yet, and they would still be listening.
@@ -187,7 +193,6 @@ impl Haproxy {
         loop {
             let mut serving = targets.clone();
             serving.retain(|port, _| !refused.contains_key(port));
-            attempts -= 1;
             let error = match self.load(&serving).await {
                 Ok(worker) => {
                     self.bound = serving.keys().copied().collect();
@@ -199,25 +204,40 @@ impl Haproxy {
                 }
                 Err(error) => error,
             };
-            let blamed = match &error {
+            let mut blamed = match &error {
                 HaproxyError::Refused(log) | HaproxyError::Ended { log, .. } => blamed(log, &serving),
                 HaproxyError::Io(_) | HaproxyError::Stuck => BTreeMap::new(),
             };
-            self.blamed.extend(blamed.clone());
-            let died = self.running.is_none() && !self.bound.is_empty();
-            if attempts == 0 || (blamed.is_empty() && !died) {
+            if blamed.keys().any(|port| self.bound.contains(port)) {
+                // The worker has not handed over the sockets that it listens on: it hangs.
+                self.kill().await;
+            }
+            if self.running.is_none() && !self.bound.is_empty() {
+                // It was the process that was at fault, and not any port.
+                self.bound.clear();
+                blamed.clear();
+            } else if blamed.is_empty() {
                 return Err(error);
             }
-            if died {
-                self.bound.clear();
+            attempts -= 1;
+            if attempts == 0 {
+                return Err(error);
             }
+            self.blamed.extend(blamed.clone());
             refused.extend(blamed);
         }
     }
 
     /// Ends sessions of replaced workers that do not go where `targets` say; answers whether such workers are left.
-    pub(crate) async fn sweep(&self, targets: &Targets) -> io::Result<bool> {
-        let (ended, left) = self.master().sweep(targets).await?;
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub(crate) async fn sweep(&mut self, targets: &Targets) -> io::Result<bool> {
+        let master = self.master();
+        let (ended, left) = tokio::select! {
+            swept = master.sweep(targets) => swept?,
+            () = self.ended() => return Err(io::Error::other("HAProxy has ended")),
+        };
         if ended > 0 {
             tracing::info!(
                 sessions = ended,
@@ -238,6 +258,11 @@ impl Haproxy {
         };
         self.running = None;
         Some(status)
+    }
+
+    async fn kill(&mut self) {
+        processes::kill(&self.directory).await;
+        self.reap().await;
     }
 
     /// Ends HAProxy and removes its files.
@@ -296,7 +321,15 @@ impl Haproxy {
         let (log, mut reader) = self.open_log()?;
         let reloading = self.running.is_some();
         if reloading {
-            self.master().reload().await?;
+            let master = self.master();
+            let asked = tokio::select! {
+                asked = master.reload() => asked,
+                () = self.ended() => Ok(()),
+            };
+            if asked.is_err() {
+                self.kill().await;
+                return Err(HaproxyError::Stuck);
+            }
         } else {
             self.spawn(log)?;
         }
@@ -315,8 +348,7 @@ impl Haproxy {
                 Err(HaproxyError::Ended { status, log })
             }
             Err(Unloaded::Stuck) => {
-                processes::kill(&self.directory).await;
-                self.reap().await;
+                self.kill().await;
                 Err(HaproxyError::Stuck)
             }
         }
