@@ -4,9 +4,8 @@ use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -22,11 +21,11 @@ use tokio::{
 };
 
 use super::{
-    error::RouterError,
-    haproxy::{Applied, Haproxy, HaproxyError, Refusal, program},
+    haproxy::{Applied, Haproxy, HaproxyError, Refusal},
     haproxy_config::Targets,
     listen_port,
     lookup::Lookups,
+    processes,
     routes::{Changes, Routes},
     settings::Settings,
     state_directory::StateDirectory,
@@ -47,70 +46,6 @@ const BATCH: usize = 1000;
 /// Taken ports whose holders are looked for at once: each takes a walk through /proc.
 const MOST_HOLDERS: usize = 10;
 
-/// A router that can be run.
-pub(crate) struct Router {
-    settings: Arc<Settings>,
-    directory: Arc<StateDirectory>,
-    haproxy: Haproxy,
-    store: Arc<dyn Store>,
-    ready: watch::Sender<bool>,
-}
-
-impl Router {
-    /// Takes the state directory, and the HAProxy that runs in it if there is one. That one goes on as it is until
-    /// the router has seen etcd.
-    ///
-    /// # Errors
-    /// When the directory or HAProxy's program cannot be used, or another router has the directory.
-    pub(crate) async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Self, RouterError> {
-        let directory = Arc::new(StateDirectory::open(&settings.state_directory)?);
-        let unusable = |source| RouterError::Haproxy {
-            path: settings.haproxy.clone(),
-            source,
-        };
-        let version = tokio::process::Command::new(program(&settings).map_err(unusable)?)
-            .arg("-v")
-            .output()
-            .await
-            .map_err(unusable)?;
-        let version = String::from_utf8_lossy(&version.stdout).into_owned();
-        tracing::info!(haproxy = version.lines().next(), "the router starts");
-        let settings = Arc::new(settings);
-        let haproxy = Haproxy::take_over(Arc::clone(&settings), Arc::clone(&directory)).await;
-        Ok(Self {
-            settings,
-            directory,
-            haproxy,
-            store,
-            ready: watch::Sender::new(false),
-        })
-    }
-
-    /// Turns true once HAProxy serves what etcd held when it was first read.
-    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
-        self.ready.subscribe()
-    }
-
-    /// Routes until `stop` comes; then ends HAProxy and removes its files. Dropped before that, it leaves HAProxy
-    /// running for the next router.
-    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let directory = Arc::clone(&self.directory);
-        let mut follow = Follow::new(self);
-        tokio::select! {
-            () = stop => {}
-            never = follow.run() => match never {},
-        }
-        match follow.idle.take() {
-            Some(haproxy) => haproxy.stop().await,
-            None => {
-                drop(follow);
-                super::processes::end(&directory).await;
-                directory.clear();
-            }
-        }
-    }
-}
-
 /// What HAProxy is busy with. It comes back from its work with the outcome.
 type Work = Pin<Box<dyn Future<Output = (Haproxy, Outcome)> + Send>>;
 
@@ -119,10 +54,12 @@ enum Outcome {
     Swept(io::Result<bool>),
 }
 
-enum Never {}
+/// What never comes.
+pub(super) enum Never {}
 
-struct Follow {
-    settings: Arc<Settings>,
+/// What the router knows and does while it runs.
+pub(super) struct Follow {
+    bind_address: IpAddr,
     routing: Box<dyn Watch>,
     service: Box<dyn Watch>,
     ready: watch::Sender<bool>,
@@ -155,13 +92,19 @@ struct Follow {
 }
 
 impl Follow {
-    fn new(router: Router) -> Self {
+    /// Begins to watch. `ready` turns true once HAProxy serves what etcd held when it was first read.
+    pub(super) fn new(
+        settings: &Settings,
+        store: &dyn Store,
+        haproxy: Haproxy,
+        ready: watch::Sender<bool>,
+    ) -> Self {
         Self {
-            routing: router.store.watch("/routing"),
-            service: router.store.watch(keyspace::PATRONI),
-            settings: router.settings,
-            ready: router.ready,
-            idle: Some(router.haproxy),
+            bind_address: settings.bind_address,
+            routing: store.watch("/routing"),
+            service: store.watch(keyspace::PATRONI),
+            ready,
+            idle: Some(haproxy),
             work: None,
             routes: Routes::default(),
             seen_routing: false,
@@ -182,7 +125,8 @@ impl Follow {
         }
     }
 
-    async fn run(&mut self) -> Never {
+    /// Follows etcd and HAProxy. Can be dropped at any time.
+    pub(super) async fn run(&mut self) -> Never {
         loop {
             let alarm = self.alarm();
             tokio::select! {
@@ -203,6 +147,17 @@ impl Follow {
                 self.point().await;
                 self.begin_work();
             }
+        }
+    }
+
+    /// Ends HAProxy, whatever it is busy with, and removes its files.
+    pub(super) async fn stop(self, directory: &StateDirectory) {
+        if let Some(haproxy) = self.idle {
+            haproxy.stop().await;
+        } else {
+            drop(self.work);
+            processes::end(directory).await;
+            directory.clear();
         }
     }
 
@@ -434,7 +389,7 @@ impl Follow {
             return;
         }
         self.retry_ports = Some(now + RETRY_PORTS);
-        let address = self.settings.bind_address;
+        let address = self.bind_address;
         let free = |(port, refusal): (&Port, &Refusal)| {
             refusal.again <= now && listen_port::obstacle(address, *port).is_none()
         };

@@ -8,8 +8,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    fs::File,
+    io,
     os::fd::OwnedFd,
     process::Stdio,
     sync::Arc,
@@ -25,8 +25,10 @@ use tokio::{
 };
 
 use super::{
+    account::{self, Account},
     command_line::CommandLine,
-    haproxy_config::{Account, Config, Targets, port_of},
+    haproxy_config::{Config, Targets},
+    haproxy_log::{HaproxyLog, blamed},
     listen_port,
     master::{LOADING, Master},
     processes,
@@ -43,8 +45,6 @@ const MISTRUST: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often ports that HAProxy has named as the reason of its refusal are taken out before giving up for now.
 const ATTEMPTS: usize = 5;
-/// Its messages are cut off before a reload when they have grown beyond this many bytes.
-const LARGEST_LOG: u64 = 4 * 1024 * 1024;
 
 /// Why HAProxy does not serve what it should.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ impl Haproxy {
     pub(crate) async fn take_over(settings: Arc<Settings>, directory: Arc<StateDirectory>) -> Self {
         let mut haproxy = Self {
             settings,
-            account: account(),
+            account: account::of_workers(),
             running: None,
             number: directory.workers().into_iter().max().unwrap_or(0),
             bound: BTreeSet::new(),
@@ -205,9 +205,10 @@ impl Haproxy {
                 Err(error) => error,
             };
             let mut blamed = match &error {
-                HaproxyError::Refused(log) | HaproxyError::Ended { log, .. } => blamed(log, &serving),
+                HaproxyError::Refused(log) | HaproxyError::Ended { log, .. } => blamed(log),
                 HaproxyError::Io(_) | HaproxyError::Stuck => BTreeMap::new(),
             };
+            blamed.retain(|port, _| serving.contains_key(port));
             if blamed.keys().any(|port| self.bound.contains(port)) {
                 // The worker has not handed over the sockets that it listens on: it hangs.
                 self.kill().await;
@@ -223,8 +224,11 @@ impl Haproxy {
             if attempts == 0 {
                 return Err(error);
             }
-            self.blamed.extend(blamed.clone());
-            refused.extend(blamed);
+            let again = Instant::now() + MISTRUST;
+            let blamed = blamed.into_iter();
+            self.blamed
+                .extend(blamed.map(|(port, reason)| (port, Refusal { reason, again })));
+            refused.extend(self.blamed.clone());
         }
     }
 
@@ -318,7 +322,7 @@ impl Haproxy {
             targets,
         };
         self.directory.write(state_directory::CONFIG, &config.render())?;
-        let (log, mut reader) = self.open_log()?;
+        let (mut log, writer) = HaproxyLog::open(&self.directory)?;
         let reloading = self.running.is_some();
         if reloading {
             let master = self.master();
@@ -331,7 +335,7 @@ impl Haproxy {
                 return Err(HaproxyError::Stuck);
             }
         } else {
-            self.spawn(log)?;
+            self.spawn(writer)?;
         }
         let worker = Worker::new(CommandLine::new(Arc::clone(&self.directory), socket));
         let loaded = self.loaded(&worker, reloading).await;
@@ -340,9 +344,9 @@ impl Haproxy {
                 self.directory.forget_workers(Some(self.number));
                 Ok(worker)
             }
-            Err(Unloaded::Refused) => Err(HaproxyError::Refused(alerts(&mut reader))),
+            Err(Unloaded::Refused) => Err(HaproxyError::Refused(log.alerts())),
             Err(Unloaded::Ended(status)) => {
-                let log = alerts(&mut reader);
+                let log = log.alerts();
                 // A master that dies while it loads may leave workers behind for a moment.
                 processes::kill(&self.directory).await;
                 Err(HaproxyError::Ended { status, log })
@@ -374,19 +378,6 @@ impl Haproxy {
             sleep(PAUSE).await;
         }
         Err(Unloaded::Stuck)
-    }
-
-    /// The file for HAProxy's messages, to write and to read what comes from now on.
-    fn open_log(&self) -> io::Result<(File, File)> {
-        let path = self.directory.path().join(state_directory::LOG);
-        let log = File::options().create(true).append(true).open(&path)?;
-        // HAProxy writes a line for each port at each reload.
-        if log.metadata()?.len() > LARGEST_LOG {
-            log.set_len(0)?;
-        }
-        let mut reader = File::open(path)?;
-        reader.seek(SeekFrom::End(0))?;
-        Ok((log, reader))
     }
 
     fn spawn(&mut self, log: File) -> io::Result<()> {
@@ -430,70 +421,4 @@ pub(crate) fn program(settings: &Settings) -> io::Result<std::path::PathBuf> {
 #[allow(deprecated)]
 fn watchable(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::NONBLOCK)?, Interest::READABLE)
-}
-
-/// What HAProxy complains about.
-fn alerts(log: &mut File) -> String {
-    let mut said = Vec::new();
-    // Whatever can be read is better than nothing.
-    let _ = log.read_to_end(&mut said);
-    let said = String::from_utf8_lossy(&said);
-    let alerts: Vec<_> = said.lines().filter(|line| line.contains("[ALERT]")).collect();
-    alerts.join("\n")
-}
-
-/// The ports that HAProxy names in its complaints.
-fn blamed(log: &str, serving: &Targets) -> BTreeMap<Port, Refusal> {
-    let again = Instant::now() + MISTRUST;
-    let mut blamed = BTreeMap::new();
-    for line in log.lines() {
-        let words = line.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
-        for port in words
-            .filter_map(port_of)
-            .filter(|port| serving.contains_key(port))
-        {
-            let reason = line.to_owned();
-            blamed.insert(port, Refusal { reason, again });
-        }
-    }
-    blamed
-}
-
-/// Whom the workers run as when the router is root: HAProxy deals with the network and needs no rights once it
-/// listens. The master stays root, since it has to bind the ports of later instances.
-fn account() -> Option<Account> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let find = |name: &str| {
-        users.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let [user, _, uid, gid, ..] = fields.as_slice() else {
-                return None;
-            };
-            (*user == name).then(|| Some((uid.parse().ok()?, gid.parse().ok()?)))?
-        })
-    };
-    let (uid, gid) = find("haproxy").or_else(|| find("nobody"))?;
-    Some(Account { uid, gid })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ports_that_haproxy_complains_about_are_found() {
-        let port = |number| Port::new(number).unwrap();
-        let serving = Targets::from([(port(21100), None), (port(21101), None)]);
-        let log = "[ALERT]    (1) : Starting proxy instance_21101: cannot bind socket (Address already in use) \
-                   [127.0.0.1:21101]\n[ALERT] (1) : Starting proxy instance_21109: cannot bind socket\n\
-                   [ALERT]    (1) : [haproxy.main()] Some protocols failed to start their listeners! Exiting.";
-        assert_eq!(
-            blamed(log, &serving).into_keys().collect::<Vec<_>>(),
-            [port(21101)]
-        );
-        assert!(blamed("", &serving).is_empty());
-    }
 }
