@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::Value;
-use shared::{cell_api::NodeState, keyspace, record::Phase};
+use shared::{cell_api::NodeState, keyspace, record::Phase, store::Store};
 use tests::{etcd::Options, pki::Pki, wait::eventually};
 
 use super::{
@@ -263,7 +263,6 @@ async fn a_killed_cell_is_succeeded_and_a_node_that_nothing_names_is_kept_aside(
 
     // A tombstone names it: it goes for good.
     let tombstone = fixture::tombstone(instance.incarnation, &[node]).to_string();
-    use shared::store::Store;
     stage
         .store
         .set(&keyspace::tombstone(&instance.id), &tombstone, None)
@@ -375,6 +374,15 @@ async fn what_is_not_in_order_is_refused() {
         "another incarnation"
     );
 
+    let garbled = Instance::new("i2");
+    let key = keyspace::record(&garbled.id);
+    stage.store.set(&key, "not a record", None).await.unwrap();
+    assert_eq!(
+        put(&garbled, new_node()).await,
+        refused(503, "StoreUnavailable"),
+        "a record that nobody understands"
+    );
+
     // A DELETE may overtake its PUT.
     let overtaken = new_node();
     assert_eq!(
@@ -457,4 +465,21 @@ async fn every_patroni_gets_a_leader(stage: &Stage) {
         assert_eq!(stage.leader(&instance).await, node);
         site.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_heartbeat_of_a_dead_cell_elsewhere_is_outwaited() {
+    let stage = Stage::set().await;
+    let settings = stage.settings(DEBIAN);
+    let key = keyspace::cell(&settings.guid);
+    let dead = serde_json::json!({
+        "guid": settings.guid, "availability_zone": "z1", "uri": "http://elsewhere:1",
+        "capacity": 1, "load": 0, "version": "0",
+    });
+    let ttl = Some(Duration::from_secs(2));
+    stage.store.set(&key, &dead.to_string(), ttl).await.unwrap();
+    let site = stage.open(settings).await;
+    assert!(stage.get(&key).await.unwrap().contains(&site.uri));
+    site.stop().await;
+    assert_eq!(stage.get(&key).await, None);
 }
