@@ -31,6 +31,11 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// How many ports there are besides the first one tried.
+    fn others(self) -> u32 {
+        u32::from(self.last.number()).saturating_sub(self.first.number().into())
+    }
+
     /// The port after this one, starting over at the end; a port outside the range is followed by the first one.
     #[must_use]
     pub fn after(self, port: Port) -> Port {
@@ -132,7 +137,7 @@ pub async fn claim(
         Some(entry) if entry.value == value => Ok(PortFact::Ours(port)),
         // It went, or the lost write has not come yet: this or the next pass tries again.
         None => Ok(PortFact::Unknown),
-        Some(_) if misses < MISSES => Ok(PortFact::Taken {
+        Some(_) if misses < MISSES.min(range.others()) => Ok(PortFact::Taken {
             port,
             next: range.after(port),
         }),
