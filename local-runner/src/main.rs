@@ -3,7 +3,9 @@
 mod broker;
 mod cell;
 mod cli;
+mod durable;
 mod port_holder;
+mod process;
 
 use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 

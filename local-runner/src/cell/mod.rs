@@ -31,7 +31,6 @@ mod node;
 mod patroni;
 mod patroni_yaml;
 mod ports;
-mod process;
 mod refused;
 mod registrar;
 mod roster;
@@ -42,6 +41,8 @@ mod socket;
 mod stage;
 #[cfg(test)]
 mod tests;
+
+use crate::process;
 
 pub(crate) use service::run;
 pub(crate) use settings::Settings;
