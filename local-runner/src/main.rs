@@ -4,37 +4,67 @@ mod broker;
 mod cell;
 mod cli;
 mod durable;
+mod interrupts;
+mod log;
 mod port_holder;
 mod process;
+mod steps;
+mod up;
 
-use std::{io::IsTerminal, process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Parser;
 use cli::{Command, CommandLine};
+use interrupts::Interrupts;
 use shared::{
     config::{CellConfig, Config},
     setup,
 };
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = CommandLine::parse();
-    start_log();
-    match run(arguments.command).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", chain(&*error));
-            ExitCode::FAILURE
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error),
+    };
+    let code = runtime.block_on(run(arguments.command));
+    // Whatever matters has been waited for. A thread that still waits for an answer must not hold the process up.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(command: Command) -> ExitCode {
+    let interrupts = match Interrupts::listen() {
+        Ok(interrupts) => interrupts,
+        Err(error) => return complain(&error),
+    };
+    match command {
+        Command::Up(options) => match up::run(options, interrupts).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&error),
+        },
+        service => {
+            log::to_stderr();
+            match serve(service, interrupts).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{}", chain(&*error));
+                    ExitCode::FAILURE
+                }
+            }
         }
     }
 }
 
-async fn run(command: Command) -> Result<(), AnyError> {
-    let stop = stop_signal()?;
+/// Runs one part of the broker, as a system's service.
+async fn serve(command: Command, mut interrupts: Interrupts) -> Result<(), AnyError> {
+    let stop = async move { interrupts.next().await };
     match command {
         Command::Broker(file) => {
             let config = Config::load(file.config.as_deref())?;
@@ -43,34 +73,19 @@ async fn run(command: Command) -> Result<(), AnyError> {
         Command::Cell(file) => {
             let config = CellConfig::load(file.config.as_deref())?;
             let store = setup::store(&config.kvstore)?;
-            let ready = |uri: &str| tracing::info!(uri, "the cell is ready");
-            cell::run(cell::Settings::of(config), Arc::new(store), ready, stop).await?;
+            cell::run(cell::Settings::of(config), Arc::new(store), |_| (), stop).await?;
         }
+        Command::Up(_) => {}
     }
     Ok(())
 }
 
-/// Resolves when the process is asked to stop. The handlers are in place once this returns.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, std::io::Error> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        }
-    })
-}
-
-/// Lines for people on a terminal, JSON for programs otherwise.
-fn start_log() {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::new("info"));
-    if std::io::stderr().is_terminal() {
-        subscriber.with_target(false).init();
-    } else {
-        subscriber.json().flatten_event(true).init();
-    }
+/// Tells a person what went wrong.
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!("{}", chain(error));
+    // Standard error may be closed; the code tells as well.
+    let _ = writeln!(io::stderr().lock(), "error: {}", chain(error));
+    ExitCode::FAILURE
 }
 
 /// An error with all its sources.

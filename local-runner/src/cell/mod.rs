@@ -44,5 +44,7 @@ mod tests;
 
 use crate::process;
 
+pub(crate) use account::Account;
+pub(crate) use error::CellError;
 pub(crate) use service::run;
 pub(crate) use settings::Settings;
