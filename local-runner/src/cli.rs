@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::up;
+use crate::{status::StatusArguments, up};
 
 /// Highly available PostgreSQL on demand: an Open Service Broker, its cells and its router.
 #[derive(Debug, Parser)]
@@ -22,6 +22,10 @@ pub(crate) enum Command {
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.
     Cell(ConfigFile),
+    /// Show the members of all clusters: <id> <host:port> <role> <state>.
+    ServiceStatus(StatusArguments),
+    /// Show how many nodes each cell holds: <count> <guid>.
+    ShowCells(StatusArguments),
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,7 @@ mod interrupts;
 mod log;
 mod port_holder;
 mod process;
+mod status;
 mod steps;
 mod up;
 
@@ -21,7 +22,7 @@ use clap::Parser;
 use cli::{Command, CommandLine};
 use interrupts::Interrupts;
 use shared::{
-    config::{CellConfig, Config},
+    config::{CellConfig, Config, StoreConfig},
     setup,
 };
 
@@ -40,44 +41,59 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> ExitCode {
-    let interrupts = match Interrupts::listen() {
-        Ok(interrupts) => interrupts,
-        Err(error) => return complain(&error),
-    };
-    match command {
-        Command::Up(options) => match up::run(options, interrupts).await {
+    if let Command::Up(options) = command {
+        let outcome = match Interrupts::listen() {
+            Ok(interrupts) => up::run(options, interrupts).await.map_err(AnyError::from),
+            Err(error) => Err(error.into()),
+        };
+        return match outcome {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&error),
-        },
-        service => {
-            log::to_stderr();
-            match serve(service, interrupts).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    tracing::error!("{}", chain(&*error));
-                    ExitCode::FAILURE
-                }
-            }
+            Err(error) => complain(&*error),
+        };
+    }
+    log::to_stderr();
+    match serve(command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{}", chain(&*error));
+            ExitCode::FAILURE
         }
     }
 }
 
-/// Runs one part of the broker, as a system's service.
-async fn serve(command: Command, mut interrupts: Interrupts) -> Result<(), AnyError> {
-    let stop = async move { interrupts.next().await };
+/// The parts of the broker by themselves, and what operators look at.
+async fn serve(command: Command) -> Result<(), AnyError> {
     match command {
         Command::Broker(file) => {
+            let stop = stop_signal()?;
             let config = Config::load(file.config.as_deref())?;
             broker::BrokerServer::open(config).await?.serve(stop).await?;
         }
         Command::Cell(file) => {
+            let stop = stop_signal()?;
             let config = CellConfig::load(file.config.as_deref())?;
             let store = setup::store(&config.kvstore)?;
-            cell::run(cell::Settings::of(config), Arc::new(store), |_| (), stop).await?;
+            let ready = |uri: &str| tracing::info!(uri, "the cell is ready");
+            cell::run(cell::Settings::of(config), Arc::new(store), ready, stop).await?;
         }
+        Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
+        Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
+        // Has a log of its own.
         Command::Up(_) => {}
     }
     Ok(())
+}
+
+async fn show(view: status::View, arguments: &status::StatusArguments) -> Result<(), AnyError> {
+    let config = StoreConfig::load(arguments.file.config.as_deref())?;
+    let store = setup::store(&config.kvstore)?;
+    Ok(status::show(&store, view, arguments).await?)
+}
+
+/// Resolves when the process is asked to stop. The handlers are in place once this returns.
+fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupts = Interrupts::listen()?;
+    Ok(async move { interrupts.next().await })
 }
 
 /// Tells a person what went wrong.

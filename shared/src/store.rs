@@ -99,7 +99,7 @@ pub enum StoreError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchEvent {
     /// The whole watched tree: always first, and again whenever events were missed (etcd keeps the last 1000 of the
-    /// whole store). Whoever keeps a copy replaces it.
+    /// whole store) or may have been, and after each `Lost`. Whoever keeps a copy replaces it.
     Snapshot(Tree),
     /// A leaf was written.
     Put {
@@ -117,7 +117,8 @@ pub enum WatchEvent {
         /// The index of the removal.
         index: Index,
     },
-    /// The store cannot be reached now; what was reported so far may be stale. The watch goes on trying.
+    /// The store cannot be reached now; what was reported so far may be stale. The watch goes on trying, and reports
+    /// a snapshot when it succeeds, even if nothing has changed.
     Lost(String),
 }
 

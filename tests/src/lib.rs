@@ -13,6 +13,8 @@ pub mod canned;
 pub mod child;
 pub mod conformance;
 pub mod etcd;
+pub mod manual_clock;
+pub mod memory_store;
 pub mod pki;
 pub mod ports;
 pub mod proxy;

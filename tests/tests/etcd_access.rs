@@ -12,6 +12,7 @@ use tests::{
     canned::CannedServer,
     etcd::{EtcdServer, Options},
     pki::Pki,
+    wait::eventually,
 };
 
 async fn refusal(settings: &Settings) -> StoreError {
@@ -85,6 +86,24 @@ async fn tls_with_an_authority_of_its_own() {
         etcd.get("/t/a", Read::Quorum).await.unwrap();
     }
     assert_eq!(etcd.traffic().requests - before.requests, 10);
+
+    // A stream that ends by its time limit is followed by the next one, in silence.
+    let mut brief = server.settings();
+    brief.stream_limit = Duration::from_millis(100);
+    let brief = Etcd::new(&brief).unwrap();
+    let mut watch = brief.watch("/t");
+    watch.next().await;
+    eventually(
+        "several streams have begun",
+        Duration::from_secs(60),
+        async || (brief.traffic().requests >= 10).then_some(()),
+    )
+    .await;
+    let index = etcd.set("/t/a", "2", None).await.unwrap();
+    let WatchEvent::Put { entry, .. } = watch.next().await else {
+        panic!("a write")
+    };
+    assert_eq!(entry.index, index);
 
     // By name, too.
     let mut named = server.settings();

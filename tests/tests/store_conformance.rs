@@ -1,10 +1,10 @@
-//! Every check of [`tests::conformance`], on the real etcd.
+//! Every check of [`tests::conformance`], on the real etcd and on the store in memory.
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use shared::store::Store;
-use tests::{conformance::Subject, etcd::EtcdServer};
+use tests::{conformance::Subject, etcd::EtcdServer, manual_clock::ManualClock, memory_store::MemoryStore};
 
 /// etcd's clock is the machine's; it looks for what has expired twice a second.
 const TICK: Duration = Duration::from_millis(700);
@@ -35,7 +35,32 @@ impl Subject for Real {
     }
 }
 
-macro_rules! on_etcd {
+struct InMemory {
+    store: MemoryStore,
+    clock: Arc<ManualClock>,
+}
+
+impl InMemory {
+    async fn start() -> Self {
+        let clock = Arc::new(ManualClock::new(0));
+        let store = MemoryStore::new(Arc::<ManualClock>::clone(&clock));
+        Self { store, clock }
+    }
+}
+
+#[async_trait]
+impl Subject for InMemory {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::new(self.store.clone())
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+        self.store.tick();
+    }
+}
+
+macro_rules! on_both {
     ($($check:ident,)*) => {
         mod etcd {
             $(
@@ -45,7 +70,16 @@ macro_rules! on_etcd {
                 }
             )*
         }
+
+        mod memory {
+            $(
+                #[tokio::test]
+                async fn $check() {
+                    tests::conformance::$check(&super::InMemory::start().await).await;
+                }
+            )*
+        }
     };
 }
 
-tests::for_each_check!(on_etcd);
+tests::for_each_check!(on_both);

@@ -344,3 +344,6 @@ fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,14 @@ impl Cell {
             let text = "the heartbeat must count for at least 3 s";
             return Err(CellError::Settings(text.to_owned()));
         }
+        let in_host = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
+        if settings.host.is_empty() || !settings.host.bytes().all(in_host) {
+            let text = format!(
+                "'{}' is neither a host name nor an address",
+                settings.host.escape_debug()
+            );
+            return Err(CellError::Settings(text));
+        }
         patroni_yaml::check_etcd(&settings.etcd)?;
         let account = Account::choose(settings.patroni.user.as_deref())?;
         let patroni = &settings.patroni;
@@ -74,7 +82,7 @@ impl Cell {
             directory,
             account,
             program,
-            ports: PortBook::default(),
+            ports: PortBook::new(port),
         });
         let roster = Roster::new(Arc::clone(&context));
         roster.resume().map_err(|source| CellError::Disk {

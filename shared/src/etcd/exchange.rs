@@ -25,6 +25,8 @@ use super::{
 const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
 /// Idle connections kept for each machine: as many handlers at once as are usual, and no more.
 const IDLE_CONNECTIONS: usize = 16;
+/// What a connection reads or sends at once; it keeps a buffer of this size for each.
+const LARGEST_PIECE: usize = 32 * 1024;
 /// After this long, a connection may have been forgotten by something on the way that tells neither side.
 const IDLE_TIME: Duration = Duration::from_secs(15);
 
@@ -134,6 +136,8 @@ impl Exchange {
             .max_idle_connections_per_host(IDLE_CONNECTIONS)
             .max_idle_connections(IDLE_CONNECTIONS * settings.machines.len())
             .max_idle_age(IDLE_TIME)
+            .input_buffer_size(LARGEST_PIECE)
+            .output_buffer_size(LARGEST_PIECE)
             .timeout_resolve(Some(settings.connect_timeout))
             .timeout_connect(Some(settings.connect_timeout))
             .timeout_global(Some(settings.request_timeout))

@@ -168,7 +168,63 @@ fn address(uri: &Uri) -> Option<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
+    use ureq::unversioned::transport::LazyBuffers;
+
     use super::*;
+
+    /// A connection that takes so many pieces, and then breaks.
+    #[derive(Debug)]
+    struct Brittle {
+        pieces: usize,
+        buffers: LazyBuffers,
+    }
+
+    impl Transport for Brittle {
+        fn buffers(&mut self) -> &mut dyn Buffers {
+            &mut self.buffers
+        }
+
+        fn transmit_output(&mut self, _: usize, _: NextTimeout) -> Result<(), Error> {
+            self.pieces = self
+                .pieces
+                .checked_sub(1)
+                .ok_or_else(|| Error::Io(ErrorKind::BrokenPipe.into()))?;
+            Ok(())
+        }
+
+        fn await_input(&mut self, _: NextTimeout) -> Result<bool, Error> {
+            Ok(false)
+        }
+
+        fn is_open(&mut self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_request_has_arrived_only_if_its_last_piece_was_taken() {
+        for (pieces, arrived) in [(0, false), (1, false), (2, true)] {
+            let inner = Brittle {
+                pieces,
+                buffers: LazyBuffers::new(1, 1),
+            };
+            let mut metered = Metered {
+                inner,
+                counters: Arc::default(),
+            };
+            begin();
+            assert!(!may_have_arrived());
+            for _piece in ["head", "body"] {
+                if metered.transmit_output(10, NextTimeout::default()).is_err() {
+                    break;
+                }
+            }
+            assert_eq!(may_have_arrived(), arrived, "{pieces} pieces");
+            assert_eq!(metered.counters.traffic().bytes_sent, 10 * pieces as u64);
+        }
+    }
 
     #[test]
     fn addresses_are_told_from_names() {

@@ -56,7 +56,7 @@ pub async fn a_missing_key_is_missing_and_not_a_conflict(subject: &dyn Subject) 
 }
 
 /// A directory has no index to compare with.
-pub async fn a_directory_and_a_missing_key_do_not_conflict_by_index(subject: &dyn Subject) {
+pub async fn a_directory_has_no_index(subject: &dyn Subject) {
     let store = subject.store();
     let index = store.create("/t/d/a", "1", None).await.unwrap();
     assert_unexpected(store.compare_and_swap("/t/d", "2", index, None).await, "/t/d");
