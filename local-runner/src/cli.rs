@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.
     Cell(ConfigFile),
+    /// Route the instances' public ports to the leaders of their clusters, with HAProxy.
+    Router(ConfigFile),
     /// Show the members of all clusters: <id> <host:port> <role> <state>.
     ServiceStatus(StatusArguments),
     /// Show how many nodes each cell holds: <count> <guid>.

@@ -8,6 +8,7 @@ mod interrupts;
 mod log;
 mod port_holder;
 mod process;
+mod router;
 mod status;
 mod steps;
 mod up;
@@ -22,7 +23,7 @@ use clap::Parser;
 use cli::{Command, CommandLine};
 use interrupts::Interrupts;
 use shared::{
-    config::{CellConfig, Config, StoreConfig},
+    config::{CellConfig, Config, RouterConfig, StoreConfig},
     setup,
 };
 
@@ -75,6 +76,13 @@ async fn serve(command: Command) -> Result<(), AnyError> {
             let store = setup::store(&config.kvstore)?;
             let ready = |uri: &str| tracing::info!(uri, "the cell is ready");
             cell::run(cell::Settings::of(config), Arc::new(store), ready, stop).await?;
+        }
+        Command::Router(file) => {
+            let stop = stop_signal()?;
+            let config = RouterConfig::load(file.config.as_deref())?;
+            let store = setup::store(&config.kvstore)?;
+            let router = router::Router::start(config.router.into(), Arc::new(store)).await?;
+            router.run(stop).await;
         }
         Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
         Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,

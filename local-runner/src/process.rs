@@ -154,7 +154,8 @@ fn parse_stat(line: &str) -> Option<Stat> {
     })
 }
 
-fn read_stat(pid: i32) -> io::Result<Option<Stat>> {
+/// What is known of the process that has this number now; `None` when it has ended.
+pub(crate) fn read_stat(pid: i32) -> io::Result<Option<Stat>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(line) => Ok(parse_stat(&line)),
         Err(error) if has_ended(&error) => Ok(None),

@@ -10,7 +10,10 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 
 use super::{etcd::Etcd, state_directory::StateDirectory};
-use crate::process::{Process, Stat, working_in};
+use crate::{
+    process::{Process, Stat, read_stat, working_in},
+    router,
+};
 
 /// How often processes are looked for and killed before that is given up.
 const ATTEMPTS: u32 = 100;
@@ -22,6 +25,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// When the processes cannot be looked at.
 pub(super) fn running(directory: &StateDirectory, node_user: u32, etcd: &Etcd) -> io::Result<Vec<Stat>> {
     let mut found = nodes(&directory.cells(), node_user)?;
+    for pid in router::processes_at(&directory.router()) {
+        found.extend(read_stat(pid)?);
+    }
     found.extend(etcd.left_behind()?);
     Ok(found)
 }

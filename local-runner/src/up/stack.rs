@@ -28,6 +28,7 @@ use crate::{
     broker::BrokerServer,
     cell::{self, Account},
     process::Stat,
+    router::{self, Router},
     steps::Steps,
 };
 
@@ -49,6 +50,7 @@ pub(crate) struct Stack {
 struct Running {
     etcd: Option<Component>,
     cells: Vec<Component>,
+    router: Option<Component>,
     broker: Option<Component>,
 }
 
@@ -57,6 +59,9 @@ impl Running {
     async fn stop(&mut self) {
         if let Some(broker) = &mut self.broker {
             broker.stop().await;
+        }
+        if let Some(router) = &mut self.router {
+            router.stop().await;
         }
         join_all(self.cells.iter_mut().map(Component::stop)).await;
         if let Some(etcd) = &mut self.etcd {
@@ -129,6 +134,12 @@ impl Stack {
             cell.ready().await?;
         }
         step.done(&self.facts.cells_line());
+
+        let step = steps.begin("router");
+        let settings = self.blueprint.router()?.router.into();
+        let component = self.running.router.insert(start_router(settings, self.store()));
+        component.ready().await?;
+        step.done(&self.facts.router_line());
 
         let step = steps.begin("broker");
         let component = self
@@ -218,6 +229,24 @@ fn start_cell(settings: cell::Settings, store: Arc<Client>) -> Component {
     Component::start(format!("cell {}", settings.guid), move |ready, stop| {
         let (settings, store) = (settings.clone(), Arc::clone(&store));
         async move { Ok(cell::run(settings, store, |_| ready.with(""), stop.told()).await?) }
+    })
+}
+
+fn start_router(settings: router::Settings, store: Arc<Client>) -> Component {
+    Component::start("the router", move |ready, stop| {
+        let (settings, store) = (settings.clone(), Arc::clone(&store));
+        async move {
+            let router = Router::start(settings, store).await?;
+            let mut serves = router.ready();
+            let announced = async {
+                // It ends without that when it is told to stop first.
+                if serves.wait_for(|serves| *serves).await.is_ok() {
+                    ready.with("");
+                }
+            };
+            tokio::join!(router.run(stop.told()), announced);
+            Ok(())
+        }
     })
 }
 

@@ -1,0 +1,55 @@
+//! The router: HAProxy listening on the public port of every instance, and pointing at the leader of its cluster.
+//!
+//! **Guarantees.**
+//! - A port is listened on when an allocation names it and the port's owner is the same instance. One that cannot be
+//!   bound, and values in etcd that make no sense, harm no other instance; both are logged, and a port that becomes
+//!   free is taken up within a second.
+//! - Sessions go to the holder of the leader key and to nobody else. When that changes, HAProxy hears of it over its
+//!   runtime socket as soon as the event is there, and the sessions to the former leader are ended, also those in workers
+//!   that were replaced by a reload. While nobody is known to lead, connections are closed at once.
+//! - HAProxy is reloaded only when the set of ports changes. A reload refuses no connection and ends no session.
+//! - When etcd is away, all goes on as it was last known. When the router is killed, HAProxy goes on too, and the
+//!   next router takes it over. When HAProxy is killed, it is started again at once.
+//! - [`Router::run`] leaves no process and no file behind when it is told to stop.
+//!
+//! **Assumes.** Linux, with its `/proc`; HAProxy 2.4 or later; one router for each state directory (a second one does not
+//! start).
+//!
+//! **Caveats.**
+//! - A former leader is served for as long as an event of etcd is under way. A new leader has its key some tenths of a
+//!   second before its promotion ends: the first sessions may find it read-only for that moment.
+//! - A leader key that has *expired*, or is missing from a snapshot, within 30 s (Patroni's default ttl) after etcd was
+//!   away does not count before these are over, unless another leader shows up or the leader's member key says that
+//!   it is not the primary any more. With failsafe mode the leader has been running all the time, and takes its key
+//!   again within a loop. If it did not, its clients meet a dead or read-only server for up to that time.
+//! - A leader key that was *deleted*, or expired while etcd was well, ends the sessions at once, even where failsafe
+//!   mode lets a leader run that alone cannot reach etcd: any member may take the key in the next moment.
+//! - A worker that was replaced stays until its last session has ended; the 50th reload after that ends it anyway.
+//! - Host names in `conn_url` are looked up when a leader takes over, not again later.
+//! - If a port is taken by another program just between its being tried and HAProxy's reload, HAProxy pauses all its ports
+//!   for up to two seconds before it refuses the configuration, and goes on with the former one.
+
+mod cluster;
+mod command_line;
+mod error;
+mod follow;
+mod haproxy;
+mod haproxy_config;
+mod listen_port;
+mod lookup;
+mod master;
+mod member;
+mod outage;
+mod processes;
+mod program;
+mod routes;
+mod session;
+mod settings;
+mod state_directory;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub(crate) use follow::Router;
+pub(crate) use processes::at as processes_at;
+pub(crate) use settings::Settings;

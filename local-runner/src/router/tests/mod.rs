@@ -1,0 +1,6 @@
+//! Tests of the router: of the rules that make routes, and of the whole with real HAProxy and real etcd.
+
+mod bench;
+mod routes;
+mod serving;
+mod trouble;
