@@ -56,13 +56,13 @@ use std::{future::Future, sync::Arc};
 use shared::store::Store;
 use tokio::{process::Command, sync::watch};
 
-pub(crate) use self::settings::Settings;
 use self::{
     error::RouterError,
     follow::Follow,
     haproxy::{Haproxy, program},
     state_directory::StateDirectory,
 };
+pub(crate) use self::{processes::at as processes_at, settings::Settings};
 
 /// A router that can be run.
 pub(crate) struct Router {
