@@ -136,7 +136,7 @@ impl Stack {
         step.done(&self.facts.cells_line());
 
         let step = steps.begin("router");
-        let settings = self.blueprint.router()?.router.into();
+        let settings = router::Settings::of(self.blueprint.router()?.router);
         let component = self.running.router.insert(start_router(settings, self.store()));
         component.ready().await?;
         step.done(&self.facts.router_line());
