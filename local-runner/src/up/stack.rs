@@ -17,7 +17,7 @@ use super::{
     blueprint::Blueprint,
     component::Component,
     error::UpError,
-    etcd::Etcd,
+    etcd::{self, Etcd},
     facts::Facts,
     ports::{self, Needed},
     processes,
@@ -177,7 +177,7 @@ impl Stack {
         if in_order {
             tracing::error!(?left, "some processes did not stop in order; they are killed");
         }
-        processes::kill(&self.directory, self.node_user, &self.etcd)
+        processes::kill(&self.directory, self.node_user)
             .await
             .map_err(|source| UpError::System {
                 doing: "killing what is left",
@@ -186,21 +186,46 @@ impl Stack {
         Ok(true)
     }
 
+    /// The processes of all nodes.
+    ///
+    /// # Errors
+    /// When the processes cannot be looked at.
+    pub(crate) fn node_processes(&self) -> Result<Vec<Stat>, UpError> {
+        processes::nodes(&self.directory.cells(), self.node_user).map_err(|source| UpError::System {
+            doing: "looking for processes",
+            source,
+        })
+    }
+
     /// Every process of the stack beside this one.
     ///
     /// # Errors
     /// When the processes cannot be looked at.
     pub(crate) fn processes(&self) -> Result<Vec<Stat>, UpError> {
-        processes::running(&self.directory, self.node_user, &self.etcd).map_err(|source| UpError::System {
+        processes::running(&self.directory, self.node_user).map_err(|source| UpError::System {
             doing: "looking for processes",
             source,
         })
     }
 }
 
+/// Kills what a stack left running in a directory that nobody holds.
+///
+/// # Errors
+/// When something does not even end by force.
+pub(crate) async fn clear(directory: &StateDirectory) -> Result<(), UpError> {
+    let account = Account::choose(None)?;
+    processes::kill(directory, account.uid())
+        .await
+        .map_err(|source| UpError::System {
+            doing: "killing what was left running",
+            source,
+        })
+}
+
 /// The ports that must be free. That of etcd may be held by the etcd that an earlier stack left behind.
 fn needed(facts: &Facts, cells: &[cell::Settings], etcd: &Etcd) -> Result<Vec<Needed>, UpError> {
-    let left_behind = etcd.left_behind().map_err(|source| UpError::System {
+    let left_behind = etcd::left_behind(&etcd.directory).map_err(|source| UpError::System {
         doing: "looking for an etcd that was left behind",
         source,
     })?;
