@@ -109,7 +109,7 @@ impl<'a> Scenario<'a> {
         let position = leader.position().await?;
         let uri = session::at(uri, &address)
             .ok_or_else(|| Failure::new("a URI with a host and a database", "another one"))?;
-        let replica = Session::open(&uri, "the replica").await?;
+        let replica = Session::open_later(&uri, "the replica").await?;
         replica.replayed(&position).await?;
         replica.read("the replica").await?;
         step.done(&format!("read the same rows on the replica, {address}"));

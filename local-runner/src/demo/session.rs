@@ -29,6 +29,19 @@ impl Session {
             .map_err(Failure::instead_of(format!("a login at {whose}")))
     }
 
+    /// Logs in at a replica, which learns of the login a moment after the leader.
+    pub(super) async fn open_later(uri: &str, whose: &str) -> Result<Self, Failure> {
+        let config = configuration(uri)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::connect(&config).await {
+                Ok(session) => return Ok(session),
+                Err(error) if is_refusal(&error) && Instant::now() < deadline => sleep(LOOK_AGAIN).await,
+                Err(error) => return Err(Failure::instead_of(format!("a login at {whose}"))(error)),
+            }
+        }
+    }
+
     async fn connect(config: &Config) -> Result<Self, tokio_postgres::Error> {
         let (client, connection) = config.connect(NoTls).await?;
         let connection = tokio::spawn(connection);
@@ -112,16 +125,20 @@ impl Session {
 
 /// Checks that a login is refused as such; answers PostgreSQL's code.
 pub(super) async fn is_refused(uri: &str) -> Result<String, Failure> {
-    /// Class 28: invalid authorization specification.
-    const AUTHORIZATION: &str = "28";
     let expected = "a login of the binding that was removed is refused";
     match Session::connect(&configuration(uri)?).await {
         Ok(_) => Err(Failure::new(expected, "it succeeds")),
-        Err(error) => match error.code() {
-            Some(code) if code.code().starts_with(AUTHORIZATION) => Ok(code.code().to_owned()),
-            _ => Err(Failure::new(expected, crate::chain(&error))),
-        },
+        Err(error) if is_refusal(&error) => Ok(error
+            .code()
+            .map(|code| code.code().to_owned())
+            .unwrap_or_default()),
+        Err(error) => Err(Failure::new(expected, crate::chain(&error))),
     }
+}
+
+/// Whether PostgreSQL knows no such login with this password: class 28, invalid authorization specification.
+fn is_refusal(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| code.code().starts_with("28"))
 }
 
 /// The same URI with another `host:port`.

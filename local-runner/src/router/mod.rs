@@ -52,4 +52,5 @@ mod worker;
 
 pub(crate) use follow::Router;
 pub(crate) use processes::at as processes_at;
+pub(crate) use program::find as find_program;
 pub(crate) use settings::Settings;

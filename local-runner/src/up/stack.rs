@@ -18,7 +18,7 @@ use super::{
     component::Component,
     error::UpError,
     etcd::{self, Etcd},
-    facts::Facts,
+    facts::{Facts, Versions},
     ports::{self, Needed},
     processes,
     settings::Settings,
@@ -79,12 +79,25 @@ impl Stack {
         let directory = StateDirectory::open(&settings.state_directory)?;
         let blueprint = Blueprint::new(settings, &directory, directory.master_key()?)?;
         let config = blueprint.broker()?;
-        let cells: Vec<_> = blueprint.cells()?.into_iter().map(cell::Settings::of).collect();
+        let mut cells: Vec<_> = blueprint.cells()?.into_iter().map(cell::Settings::of).collect();
         let user = cells.first().and_then(|cell| cell.patroni.user.as_deref());
         let account = Account::choose(user)?;
         account.check_reach(&directory.cells())?;
         let etcd = Etcd::find(directory.etcd(), blueprint.etcd()).await?;
-        let facts = Facts::of(&config, &cells, &etcd, &directory);
+        let haproxy = haproxy(&blueprint.router()?.router.into()).await?;
+        let patroni = match cells.first() {
+            Some(first) => cell::patroni_version(first).await?,
+            None => String::new(),
+        };
+        for cell in &mut cells {
+            cell.patroni.version = Some(patroni.clone());
+        }
+        let versions = Versions {
+            etcd: etcd.version.clone(),
+            haproxy,
+            patroni,
+        };
+        let facts = Facts::of(&config, &cells, versions, &directory);
         ports::check(needed(&facts, &cells, &etcd)?)?;
         Ok(Self {
             store: Arc::new(setup::store(&config.kvstore)?),
@@ -221,6 +234,19 @@ pub(crate) async fn clear(directory: &StateDirectory) -> Result<(), UpError> {
             doing: "killing what was left running",
             source,
         })
+}
+
+/// HAProxy's version.
+async fn haproxy(settings: &router::Settings) -> Result<String, UpError> {
+    let (_, said) = router::find_program(settings)
+        .await
+        .map_err(|source| UpError::Haproxy {
+            program: settings.haproxy.clone(),
+            source,
+        })?;
+    // HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/
+    let version = said.split_whitespace().nth(2).unwrap_or_default();
+    Ok(version.split('-').next().unwrap_or_default().to_owned())
 }
 
 /// The ports that must be free. That of etcd may be held by the etcd that an earlier stack left behind.
