@@ -58,7 +58,7 @@ use shared::store::Store;
 use tokio::sync::watch;
 
 use self::{error::RouterError, follow::Follow, haproxy::Haproxy, state_directory::StateDirectory};
-pub(crate) use self::{processes::at as processes_at, settings::Settings};
+pub(crate) use self::{processes::at as processes_at, program::find as find_program, settings::Settings};
 
 /// A router that can be run.
 pub(crate) struct Router {
