@@ -19,6 +19,8 @@ pub mod describe;
 pub mod dynamic_configuration;
 pub mod placement;
 pub mod shortcomings;
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
