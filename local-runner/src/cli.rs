@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.
     Cell(ConfigFile),
+    /// Keep HAProxy pointing every public port at the leader of its instance.
+    Router(ConfigFile),
     /// Show the members of all clusters: <id> <host:port> <role> <state>.
     ServiceStatus(StatusArguments),
     /// Show how many nodes each cell holds: <count> <guid>.

@@ -4,6 +4,7 @@ mod broker;
 mod cell;
 mod cli;
 mod port_holder;
+mod router;
 mod status;
 
 use std::{io::IsTerminal, process::ExitCode, sync::Arc};
@@ -11,7 +12,7 @@ use std::{io::IsTerminal, process::ExitCode, sync::Arc};
 use clap::Parser;
 use cli::{Command, CommandLine};
 use shared::{
-    config::{CellConfig, Config, StoreConfig},
+    config::{CellConfig, Config, RouterConfig, StoreConfig},
     setup,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,6 +39,18 @@ async fn run(command: Command) -> Result<(), AnyError> {
         Command::Broker(file) => {
             let config = Config::load(file.config.as_deref())?;
             broker::BrokerServer::open(config).await?.serve(stop).await?;
+        }
+        Command::Router(file) => {
+            let config = RouterConfig::load(file.config.as_deref())?;
+            let store = setup::store(&config.kvstore)?;
+            let router = router::Router::start(router::Settings::of(config.router), Arc::new(store)).await?;
+            let mut routes_stand = router.ready();
+            let announce = async {
+                if routes_stand.wait_for(|ready| *ready).await.is_ok() {
+                    tracing::info!("the router is ready");
+                }
+            };
+            tokio::join!(router.run(stop), announce);
         }
         Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
         Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,

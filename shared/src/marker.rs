@@ -3,15 +3,13 @@
 //! **Guarantees.** It is written before the record that it announces, so that no operation is ever without one for longer
 //! than it takes to notice a marker that says nothing true.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, OperationId};
 
 /// How long a marker may announce an operation that no record knows: its handler may be between the two writes.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long an operation is left to the handler that accepted it. That one alone knows whether anything came of its first
 /// steps, and may take the operation back and say so. A cell whose machine is gone costs it two seconds.
@@ -51,6 +49,6 @@ impl Marker {
     /// Whether its handler has had time enough to write the record.
     #[must_use]
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        now > self.since + GRACE
+        now.duration_since(self.since) > GRACE
     }
 }
