@@ -13,7 +13,7 @@ const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 /// How long an operation is left to the handler that accepted it. That one alone knows whether anything came of its first
 /// steps, and may take the operation back and say so. A cell whose machine is gone costs it two seconds.
-const HEAD_START: Duration = Duration::from_secs(4);
+const HEAD_START: SignedDuration = SignedDuration::from_secs(4);
 
 /// The value of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,7 +43,7 @@ impl Marker {
     /// Whether its handler is likely to be at its first steps still. With a clock that is behind it is not waited for.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        (self.since..self.since + HEAD_START).contains(&now)
+        (SignedDuration::ZERO..HEAD_START).contains(&now.duration_since(self.since))
     }
 
     /// Whether its handler has had time enough to write the record.
