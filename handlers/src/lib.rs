@@ -15,3 +15,4 @@ pub mod request;
 pub mod response;
 pub mod routes;
 pub mod unbind;
+pub mod update;

@@ -9,7 +9,11 @@ use shared::{
     service::provision::{Provision, Provisioned, provision},
 };
 
-use crate::{app::App, request, response::Success};
+use crate::{
+    app::App,
+    request::{self, MaintenanceInfo},
+    response::Success,
+};
 
 #[derive(Deserialize)]
 struct Body {
@@ -22,11 +26,6 @@ struct Body {
     maintenance_info: Option<MaintenanceInfo>,
     /// The original took it here as well as in the query.
     accepts_incomplete: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct MaintenanceInfo {
-    version: Option<String>,
 }
 
 /// Makes an instance.

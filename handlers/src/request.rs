@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use lambda_http::{Request, RequestExt, http::header};
 use percent_encoding::percent_decode_str;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use shared::{
     error::Error,
@@ -13,6 +13,13 @@ use shared::{
 };
 
 use crate::app::App;
+
+/// `maintenance_info` of a request: only its version counts.
+#[derive(Debug, Deserialize)]
+pub struct MaintenanceInfo {
+    /// The version that the client knows.
+    pub version: Option<String>,
+}
 
 /// The instance that the path names.
 ///

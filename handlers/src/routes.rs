@@ -4,7 +4,9 @@ use futures_util::future::BoxFuture;
 use lambda_http::Request;
 use shared::error::Error;
 
-use crate::{app::App, bind, catalog, deprovision, last_operation, provision, response::Success, unbind};
+use crate::{
+    app::App, bind, catalog, deprovision, last_operation, provision, response::Success, unbind, update,
+};
 
 type Handler = for<'r> fn(&'r App, &'r Request) -> BoxFuture<'r, Result<Success, Error>>;
 
@@ -44,6 +46,7 @@ macro_rules! route {
 
 route!(CATALOG, catalog, "GET", "/v2/catalog");
 route!(PROVISION, provision, "PUT", "/v2/service_instances/{instance_id}");
+route!(UPDATE, update, "PATCH", "/v2/service_instances/{instance_id}");
 route!(
     DEPROVISION,
     deprovision,
@@ -70,9 +73,10 @@ route!(
 );
 
 /// All endpoints.
-pub static ALL: [&Route; 6] = [
+pub static ALL: [&Route; 7] = [
     &CATALOG,
     &PROVISION,
+    &UPDATE,
     &DEPROVISION,
     &LAST_OPERATION,
     &BIND,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::{status::StatusArguments, up};
+
 /// Highly available PostgreSQL on demand: an Open Service Broker, its cells and its router.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
@@ -14,10 +16,18 @@ pub(crate) struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run everything on this machine: etcd, cells, the router and the broker. Ctrl-C stops it; the data stays.
+    Up(up::Options),
     /// Serve the Open Service Broker API.
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.
     Cell(ConfigFile),
+    /// Keep HAProxy pointing every public port at the leader of its instance.
+    Router(ConfigFile),
+    /// Show the members of all clusters: <id> <host:port> <role> <state>.
+    ServiceStatus(StatusArguments),
+    /// Show how many nodes each cell holds: <count> <guid>.
+    ShowCells(StatusArguments),
 }
 
 #[derive(Debug, Args)]

@@ -424,8 +424,12 @@ async fn unmark(broker: &Broker, record: &Record) -> Result<(), StoreError> {
         return Ok(());
     };
     let latest = record.latest_operation().map(|operation| operation.id);
-    let may_go = Marker::parse(&entry.value)
-        .is_none_or(|marker| Some(marker.operation) == latest || marker.is_stale(broker.clock.now()));
+    let may_go = Marker::parse(&entry.value).is_none_or(|marker| {
+        // Another life's is of a provision that came too late: this one has the record.
+        marker.incarnation != record.incarnation
+            || Some(marker.operation) == latest
+            || marker.is_stale(broker.clock.now())
+    });
     if may_go {
         gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
     }

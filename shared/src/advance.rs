@@ -133,10 +133,10 @@ async fn run(
     let seed = broker.clock.random();
     let mut done: Vec<Effect> = Vec::new();
     for _ in 0..ROUNDS {
-        // A deprovision does not need the plan, and must not fail because it was taken from the catalog.
-        let plan = match current.record.state {
-            State::Active => broker.plan_configuration(&current.record)?,
-            State::Deleting => Map::new(),
+        // Only what makes the cluster needs the plan: anything else must not fail because it was taken from the catalog.
+        let plan = match (current.record.state, &current.record.operation) {
+            (State::Active, Some(_)) => broker.plan_configuration(&current.record)?,
+            _ => Map::new(),
         };
         let decision = decide(&Situation {
             record: &current.record,

@@ -48,6 +48,8 @@ pub struct Member {
     pub api: Option<String>,
     /// What its walreceiver says (Patroni 4 only): `streaming`, `in archive recovery`, ...
     pub replication_state: Option<String>,
+    /// How far its write-ahead log has come, in bytes.
+    pub position: Option<u64>,
     /// Whether it is excluded from becoming the leader.
     pub nofailover: bool,
     /// The index of the member key.
@@ -77,6 +79,8 @@ impl Member {
             conn_url: Option<String>,
             api_url: Option<String>,
             replication_state: Option<String>,
+            xlog_location: Option<u64>,
+            replay_lsn: Option<u64>,
             tags: Option<Tags>,
         }
         #[derive(Deserialize, Default)]
@@ -95,6 +99,7 @@ impl Member {
                 .as_deref()
                 .map(|url| url.trim_end_matches("/patroni").to_owned()),
             replication_state: raw.replication_state,
+            position: raw.replay_lsn.or(raw.xlog_location),
             nofailover: raw.tags.is_some_and(|tags| tags.nofailover == Value::Bool(true)),
             index: Some(entry.index),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::{join, time::timeout};
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
 use crate::cell_api::SUPERUSER;
@@ -72,8 +73,7 @@ pub struct PostgresDatabases;
 #[async_trait]
 impl Databases for PostgresDatabases {
     async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
-        within_limit(async {
-            let client = connect(door).await?;
+        with_session(door, async |client| {
             let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
             let row = client.query_one(sql, &[]).await.map_err(explain)?;
             let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
@@ -89,13 +89,13 @@ impl Databases for PostgresDatabases {
                 .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&OWNER])
                 .await;
             if owner_there.map_err(explain)?.is_none() {
-                create(&client, &format!("CREATE ROLE {OWNER} NOLOGIN")).await?;
+                create(client, &format!("CREATE ROLE {OWNER} NOLOGIN")).await?;
             }
             let there = client
                 .query_opt("SELECT 1 FROM pg_database WHERE datname = $1", &[&DATABASE])
                 .await;
             if there.map_err(explain)?.is_none() {
-                create(&client, &format!("CREATE DATABASE {DATABASE} OWNER {OWNER}")).await?;
+                create(client, &format!("CREATE DATABASE {DATABASE} OWNER {OWNER}")).await?;
             }
             Ok(())
         })
@@ -108,8 +108,7 @@ impl Databases for PostgresDatabases {
         role: &str,
         password: &SecretString,
     ) -> Result<Login, DatabaseError> {
-        within_limit(async {
-            let client = connect(door).await?;
+        with_session(door, async |client| {
             let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
             let name = quoted(role);
             let sql = format!(
@@ -135,10 +134,9 @@ impl Databases for PostgresDatabases {
     }
 
     async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {
-        within_limit(async {
-            let client = connect(door).await?;
+        with_session(door, async |client| {
             let name = quoted(role);
-            create(&client, &format!("CREATE ROLE {name} NOLOGIN")).await?;
+            create(client, &format!("CREATE ROLE {name} NOLOGIN")).await?;
             client
                 .batch_execute(&format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL"))
                 .await
@@ -152,32 +150,38 @@ impl Databases for PostgresDatabases {
     }
 }
 
-async fn within_limit<T>(call: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+/// Logs in, does something, and sees the session closed before it answers: nothing may outlive a function's answer.
+async fn with_session<T>(
+    door: &Door,
+    work: impl AsyncFnOnce(&Client) -> Result<T, DatabaseError>,
+) -> Result<T, DatabaseError> {
     let late = || {
         DatabaseError(format!(
             "PostgreSQL did not answer within {} s",
             CALL_LIMIT.as_secs()
         ))
     };
-    tokio::time::timeout(CALL_LIMIT, call)
-        .await
-        .unwrap_or_else(|_| Err(late()))
-}
-
-async fn connect(door: &Door) -> Result<Client, DatabaseError> {
-    let mut config = Config::new();
-    config
-        .host(&door.host)
-        .port(door.port)
-        .user(SUPERUSER)
-        .password(door.password.expose_secret())
-        .dbname("postgres")
-        .application_name("patroni-broker")
-        .connect_timeout(CONNECT_LIMIT);
-    let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
-    // Ends by itself when the client is dropped. What it reports then is no news: the call has its own result.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(client)
+    let session = async {
+        let mut config = Config::new();
+        config
+            .host(&door.host)
+            .port(door.port)
+            .user(SUPERUSER)
+            .password(door.password.expose_secret())
+            .dbname("postgres")
+            .application_name("patroni-broker")
+            .connect_timeout(CONNECT_LIMIT);
+        let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
+        let work = async move {
+            let result = work(&client).await;
+            drop(client);
+            result
+        };
+        // The connection ends when its client is dropped. What it reports then is no news: the work has its own result.
+        let (result, _) = join!(work, connection);
+        result
+    };
+    timeout(CALL_LIMIT, session).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Runs a `CREATE` that somebody else may be running as well.

@@ -50,6 +50,9 @@ pub enum Error {
     /// The client knows another version of the plan's maintenance than the catalog.
     #[error("the maintenance_info of the request is not the one in the catalog; fetch the catalog again")]
     MaintenanceInfoConflict,
+    /// The instance cannot get another plan.
+    #[error("the plan of an instance cannot be changed")]
+    PlanChangeNotSupported,
     /// The service or plan of the request is not in the catalog.
     #[error(transparent)]
     NotOnOffer(#[from] NotOnOffer),
@@ -117,6 +120,7 @@ impl Error {
             Self::Gone(_) => client(410, None),
             Self::ApiVersion(_) => client(412, None),
             Self::AsyncRequired => client(422, Some("AsyncRequired")),
+            Self::PlanChangeNotSupported => client(422, Some("PlanChangeNotSupported")),
             Self::MaintenanceInfoConflict => client(422, Some("MaintenanceInfoConflict")),
             Self::Concurrency(_) => client(422, Some("ConcurrencyError")),
             Self::Shortage(Shortage::NoCells) | Self::CellsUnavailable(_) => later(503),

@@ -37,6 +37,19 @@ pub fn node_count(parameters: &Map<String, Value>, plan: &Plan) -> Result<u32, E
     }
 }
 
+/// Whether the version of `maintenance_info` that a client names, if it names one, is the plan's.
+///
+/// # Errors
+/// `MaintenanceInfoConflict`, also when the plan has none.
+pub fn check_maintenance(asked: Option<&str>, plan: &Plan) -> Result<(), Error> {
+    let offered = plan.maintenance_info.as_ref().map(|info| info.version.as_str());
+    if asked.is_some() && asked != offered {
+        Err(Error::MaintenanceInfoConflict)
+    } else {
+        Ok(())
+    }
+}
+
 /// A whole number however it is written: for JSON Schema, 2.0 and 1e9 are integers too.
 fn whole_number(value: &Value) -> Option<i128> {
     if let Some(number) = value.as_i64() {

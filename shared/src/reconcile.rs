@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::ready, stream};
 
 use crate::{
     act::{self, Directory, Scene},
@@ -18,18 +18,27 @@ use crate::{
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::State,
+    record::{Record, State},
     store::{Child, Entry, Read},
 };
 
 /// How many instances are advanced at once.
 const AT_ONCE: usize = 8;
 
-/// Moves every instance on that has an operation under way. Answers how many there are.
+/// What a pass found to do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Operations under way.
+    pub in_progress: usize,
+    /// Instances that wait for something that may take long: a cell that has to come back, a marker to become stale.
+    pub waiting: usize,
+}
+
+/// Moves every instance on that has an operation under way.
 ///
 /// # Errors
 /// When the operations cannot be listed. What is wrong with a single instance is logged, and does not keep the others.
-pub async fn operations(broker: &Broker) -> Result<usize, Error> {
+pub async fn operations(broker: &Broker) -> Result<Found, Error> {
     let marked = broker
         .store
         .list(keyspace::OPERATIONS, Read::Quorum)
@@ -48,30 +57,49 @@ pub async fn operations(broker: &Broker) -> Result<usize, Error> {
             }
         })
         .collect();
-    let count = marked.len();
     let passes = marked.into_iter().map(|(id, entry)| async move {
-        if let Err(error) = instance(broker, &id, &entry).await {
+        instance(broker, &id, &entry).await.unwrap_or_else(|error| {
             let reason = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(instance = %id, %error, reason, "the operation could not be moved on; it is tried again");
-        }
+            Found { in_progress: 0, waiting: 1 }
+        })
     });
-    stream::iter(passes)
-        .buffer_unordered(AT_ONCE)
-        .collect::<Vec<()>>()
-        .await;
-    Ok(count)
+    let found = stream::iter(passes).buffer_unordered(AT_ONCE);
+    let sum = |sum: Found, one: Found| Found {
+        in_progress: sum.in_progress + one.in_progress,
+        waiting: sum.waiting + one.waiting,
+    };
+    Ok(found
+        .fold(Found::default(), |so_far, one| ready(sum(so_far, one)))
+        .await)
 }
 
 /// Moves one instance on that is marked as having an operation under way.
-async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<(), Error> {
-    match advance(broker, id).await? {
-        Some(pass) if pass.is_gone() => Ok(()),
-        Some(pass) if pass.record.operation.is_none() && pass.record.state == State::Active => {
-            settle(broker, &pass).await
-        }
-        Some(_) => Ok(()),
-        None => sweep(broker, id, marker).await,
+async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Found, Error> {
+    let in_progress = Found {
+        in_progress: 1,
+        waiting: 0,
+    };
+    let waiting = Found {
+        in_progress: 0,
+        waiting: 1,
+    };
+    if Marker::parse(&marker.value).is_some_and(|marker| marker.is_fresh(broker.clock.now())) {
+        return Ok(in_progress);
     }
+    match advance(broker, id).await? {
+        Some(pass) if pass.is_gone() => Ok(Found::default()),
+        Some(pass) if pass.record.operation.is_some() => Ok(in_progress),
+        Some(pass) if has_settled(&pass.record) => settle(broker, &pass).await.map(|()| waiting),
+        // A node leaves, or a deprovision that ran out of time goes on: the marker stays until that is over.
+        Some(_) => Ok(waiting),
+        None => sweep(broker, id, marker).await.map(|()| waiting),
+    }
+}
+
+/// Whether nothing is under way, so that the marker should not be there.
+fn has_settled(record: &Record) -> bool {
+    record.operation.is_none() && record.state == State::Active && !record.somebody_leaves()
 }
 
 /// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not

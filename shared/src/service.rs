@@ -5,6 +5,7 @@ pub mod deprovision;
 pub mod last_operation;
 pub mod provision;
 pub mod unbind;
+pub mod update;
 mod wait;
 
 use jiff::Timestamp;

@@ -8,29 +8,35 @@ use tokio::time::{sleep, timeout};
 
 /// Between two passes while operations are under way: clusters come up in seconds.
 const BUSY: Duration = Duration::from_millis(300);
+/// The same while all that is left waits for something that may take long, or etcd does not answer.
+const PATIENT: Duration = Duration::from_secs(5);
 /// The longest time without a pass.
 const IDLE: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(broker: Broker) {
     let mut changes = broker.store.watch(keyspace::OPERATIONS);
     loop {
-        match reconcile::operations(&broker).await {
-            Ok(0) => {
-                // Nothing to do: until an operation begins. Removals are the ends of operations.
-                let began = async {
-                    loop {
-                        if let WatchEvent::Put { .. } | WatchEvent::Snapshot(_) = changes.next().await {
-                            break;
-                        }
-                    }
-                };
-                let _ = timeout(IDLE, began).await;
-            }
-            Ok(_) => sleep(BUSY).await,
+        let pause = match reconcile::operations(&broker).await {
+            Ok(found) if found.in_progress > 0 => BUSY,
+            Ok(found) if found.waiting > 0 => PATIENT,
+            Ok(_) => IDLE,
             Err(error) => {
                 tracing::warn!(%error, source = std::error::Error::source(&error), "reconcile could not run");
-                sleep(BUSY).await;
+                PATIENT
             }
+        };
+        if pause == BUSY {
+            sleep(BUSY).await;
+        } else {
+            // Until an operation begins, that is. Removals are the ends of operations.
+            let began = async {
+                loop {
+                    if let WatchEvent::Put { .. } | WatchEvent::Snapshot(_) = changes.next().await {
+                        break;
+                    }
+                }
+            };
+            let _ = timeout(pause, began).await;
         }
     }
 }

@@ -102,14 +102,14 @@ async fn start(
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
     let outcome = match parameters(&node, body) {
-        Ok(parameters) => roster.admit(parameters).await,
+        Ok(parameters) => to_the_end(async move { roster.admit(parameters).await }).await,
         Err(refused) => Err(refused),
     };
     match outcome {
         Ok(Admitted::Now(status)) => answer(StatusCode::CREATED, &status),
         Ok(Admitted::Before(status)) => answer(StatusCode::OK, &status),
         Err(refused) => {
-            tracing::warn!(node = node.escape_debug().to_string(), reason = %refused, "refused to start a node");
+            log("start", &node, &refused);
             refuse(&refused)
         }
     }
@@ -117,7 +117,7 @@ async fn start(
 
 async fn remove(State(roster): State<Arc<Roster>>, Path(node): Path<String>) -> Response {
     let outcome = match node_id(&node) {
-        Ok(node) => roster.dismiss(node).await,
+        Ok(node) => to_the_end(async move { roster.dismiss(node).await }).await,
         Err(refused) => Err(refused),
     };
     let nothing = serde_json::Map::new();
@@ -125,11 +125,30 @@ async fn remove(State(roster): State<Arc<Roster>>, Path(node): Path<String>) -> 
         Ok(Dismissed::Done) => answer(StatusCode::OK, &nothing),
         Ok(Dismissed::UnderWay) => answer(StatusCode::ACCEPTED, &nothing),
         Err(refused) => {
-            if !matches!(refused, Refused::Retired) {
-                tracing::warn!(node = node.escape_debug().to_string(), reason = %refused, "refused to remove a node");
-            }
+            log("remove", &node, &refused);
             refuse(&refused)
         }
+    }
+}
+
+/// Does something to its end, also when the caller hangs up meanwhile: a node that is on disk has a task.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|error| Err(Refused::Failed(error.into())))
+}
+
+fn log(doing: &str, node: &str, refused: &Refused) {
+    match refused {
+        // Says what a caller wrote, which may hold a password.
+        Refused::BadRequest(_) => tracing::warn!(doing, "refused a request that makes no sense"),
+        // The usual answer to a repeated DELETE.
+        Refused::Retired => tracing::debug!(doing, node, "refused: the node is retired"),
+        Refused::Failed(_) => {
+            tracing::error!(doing, node, reason = %refused, "the cell could not do what it was asked");
+        }
+        _ => tracing::warn!(doing, node, reason = %refused, "refused"),
     }
 }
 

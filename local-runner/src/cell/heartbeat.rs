@@ -124,15 +124,19 @@ impl Heart {
     /// Takes the key away, if it is still this cell's.
     pub(super) async fn stop(&mut self, beat: &Heartbeat) -> Result<(), StoreError> {
         let key = keyspace::cell(&beat.guid);
-        match self.store.get(&key, Read::Quorum).await? {
-            Some(entry) if uri_of(&entry.value) == beat.uri => {
-                match self.store.compare_and_delete(&key, entry.index).await {
-                    Err(StoreError::Missing { .. }) => Ok(()),
-                    other => other,
+        // A beat that was cut short may still arrive between reading and deleting.
+        for _ in 0..3 {
+            match self.store.get(&key, Read::Quorum).await? {
+                Some(entry) if uri_of(&entry.value) == beat.uri => {
+                    match self.store.compare_and_delete(&key, entry.index).await {
+                        Ok(()) | Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => (),
+                        Err(error) => return Err(error),
+                    }
                 }
+                _ => return Ok(()),
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 

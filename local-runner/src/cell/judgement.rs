@@ -84,13 +84,17 @@ pub(super) enum Dismissal {
 }
 
 /// Judges a caller's wish to remove a node. `leader` is the value of Patroni's leader key.
+///
+/// A leader may go when its instance is being deprovisioned, or when the record gives the whole bootstrap up before the
+/// cluster ever stood: nobody could take the leadership over, and there is no data yet.
 pub(super) fn dismiss(record: Option<&Record>, leader: Option<&str>, id: &Identity) -> Dismissal {
     let Some(record) =
         record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
     else {
         return Dismissal::Granted;
     };
-    if leader.is_some_and(|leader| leader == id.node.to_string()) {
+    let given_up = !record.bootstrapped && record.staying().next().is_none();
+    if !given_up && leader.is_some_and(|leader| leader == id.node.to_string()) {
         return Dismissal::Leads;
     }
     match phase_here(record, id) {
@@ -130,6 +134,7 @@ mod tests {
     fn record(change: impl FnOnce(&mut Record)) -> Record {
         let mut record = fixture::record(&id().instance, id().incarnation);
         record.nodes.insert(id().node, node(Phase::Running, "c1"));
+        record.bootstrapped = true;
         change(&mut record);
         record
     }
@@ -243,7 +248,23 @@ mod tests {
     fn a_leader_or_a_wanted_node_is_not_dismissed() {
         use Dismissal::{Granted, Leads, Wanted};
         let leader = id().node.to_string();
+        let given_up = |record: &mut Record| {
+            leaving(record);
+            record.bootstrapped = false;
+        };
+        let with_a_successor = |record: &mut Record| {
+            given_up(record);
+            let successor = Uuid::from_u128(11).into();
+            record.nodes.insert(successor, node(Phase::Assigned, "c2"));
+        };
         for (case, record, leads, expected) in [
+            ("bootstrap given up", Some(record(given_up)), true, Granted),
+            (
+                "bootstrap goes on without it",
+                Some(record(with_a_successor)),
+                true,
+                Leads,
+            ),
             ("wanted", Some(record(|_| ())), false, Wanted),
             ("leader", Some(record(|_| ())), true, Leads),
             ("leaving", Some(record(leaving)), false, Granted),

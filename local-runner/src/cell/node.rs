@@ -5,51 +5,35 @@
 //! the node here. Data is deleted only after the node's id was retired durably.
 //! **Caveats.** While etcd cannot be read, a running Patroni goes on and a dead one stays dead.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+mod departure;
+mod running;
 
-use rustix::process::Signal;
-use shared::{
-    cell_api::{NodeState, NodeStatus},
-    keyspace,
-    store::StoreError,
-};
+use std::{io, sync::Arc, time::Duration};
+
+use shared::cell_api::{NodeState, NodeStatus};
 use tokio::{
     process::Child,
     sync::{Notify, watch},
-    time::{Instant, sleep, sleep_until},
+    time::sleep,
 };
 
+use self::running::Running;
 use super::{
     context::Context,
     directory::{NodeDirectory, NodeFile},
     evidence,
     judgement::{Identity, Judgement},
-    patroni_yaml::Configuration,
-    process::{self, Process},
-    registrar, socket,
 };
 
-/// How often the record is read while Patroni runs.
-const CHECK: Duration = Duration::from_secs(10);
-/// How often it is read for a node in quarantine.
+/// How often the record is read for a node in quarantine.
 const CHECK_QUARANTINE: Duration = Duration::from_secs(30);
 /// Between the two readings that a node must be missing from before it is stopped.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// The wait before a dead Patroni is started again: doubled each time, up to the last.
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LAST_DELAY: Duration = Duration::from_secs(30);
-/// A Patroni that lived this long died for a new reason.
-const HEALTHY: Duration = Duration::from_secs(60);
-/// How long Patroni may take to stop before it is killed.
-const STOP: Duration = Duration::from_secs(60);
-/// The same for a node whose data goes anyway.
-const STOP_FOR_GOOD: Duration = Duration::from_secs(30);
-/// Patroni dies of a SIGHUP that comes before it listens to it.
-const YOUNG: Duration = Duration::from_secs(5);
 /// Before something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often a running node's registration is looked at.
-const REGISTRATION: Duration = Duration::from_secs(60);
 
 /// What a node's task is told from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,21 +99,6 @@ pub(super) struct Wires {
     pub(super) life: watch::Sender<Life>,
 }
 
-/// A Patroni that runs.
-struct Running {
-    process: Process,
-    since: Instant,
-    /// It may not know yet what its configuration file says.
-    reload_due: bool,
-}
-
-/// Why a node's task looks up from waiting.
-enum Woken {
-    Ended,
-    Order,
-    Check,
-}
-
 impl Keeper {
     /// A task for a node that is on disk.
     pub(super) fn new(context: Arc<Context>, origin: Origin, wires: Wires) -> Self {
@@ -183,12 +152,7 @@ impl Keeper {
         match self.context.program.running(&self.directory) {
             Ok(Some(process)) => {
                 tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, "adopted a running Patroni");
-                self.attend(Running {
-                    process,
-                    since: Instant::now(),
-                    reload_due: true,
-                })
-                .await;
+                self.attend(Running::adopted(process)).await;
             }
             Ok(None) => {
                 self.show(NodeState::Waiting);
@@ -204,155 +168,6 @@ impl Keeper {
             }
             Err(error) => self.fail("looking for its Patroni", &error).await,
         }
-    }
-
-    async fn start(&mut self, nofailover: bool) {
-        self.nofailover = nofailover;
-        if let Err(error) = self.prepare().await {
-            return self.fail("preparing the start of its Patroni", &error).await;
-        }
-        let (process, child) = match self.context.program.start(&self.directory) {
-            Ok(started) => started,
-            Err(error) => return self.fail("starting its Patroni", &error).await,
-        };
-        tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, address = self.address(), "started Patroni");
-        self.child = Some(child);
-        self.attend(Running {
-            process,
-            since: Instant::now(),
-            reload_due: false,
-        })
-        .await;
-    }
-
-    /// Everything that must be in place before Patroni starts.
-    async fn prepare(&mut self) -> io::Result<()> {
-        let (home, uid) = (self.directory.home(), self.context.account.uid());
-        process::clear_stragglers(&home, uid).await?;
-        let address = self.context.settings.address;
-        let postgresql_runs = !process::working_in(&home, uid)?.is_empty();
-        if !postgresql_runs && !self.file.ports.is_free(address) {
-            let first = self.context.settings.first_port;
-            let pair = self
-                .context
-                .ports
-                .claim(self.id.node, address, first)
-                .ok_or_else(no_port)?;
-            tracing::warn!(instance = %self.id.instance, node = %self.id.node, old = self.file.ports.postgresql, new = pair.postgresql, "the node's ports are in use by another program; it moves to others");
-            self.file.ports = pair;
-            self.context.directory.update(self.id.node, &self.file)?;
-            self.show(NodeState::Waiting);
-        }
-        socket::prepare(&self.socket_directory(), &self.context.account)?;
-        let text = self.configuration();
-        self.context.directory.write_patroni_yml(self.id.node, &text)
-    }
-
-    fn socket_directory(&self) -> std::path::PathBuf {
-        socket::directory(&self.directory.home(), self.id.node, &self.context.account)
-    }
-
-    fn configuration(&self) -> String {
-        Configuration {
-            settings: &self.context.settings,
-            parameters: &self.file.parameters,
-            ports: self.file.ports,
-            home: &self.directory.home(),
-            postgres_bin: self.context.program.postgres_bin(),
-            socket_directory: &self.socket_directory(),
-            nofailover: self.nofailover,
-        }
-        .render()
-    }
-
-    fn address(&self) -> String {
-        self.context.settings.advertised(self.file.ports.postgresql)
-    }
-
-    /// Stands by a running Patroni until it has ended, or must end.
-    async fn attend(&mut self, mut running: Running) {
-        self.show(NodeState::Running);
-        let mut registration = Instant::now();
-        let mut check = Instant::now() + CHECK;
-        loop {
-            if Instant::now() >= registration {
-                let done = unless_ordered(&self.orders, self.register()).await == Some(true);
-                registration = Instant::now() + if done { REGISTRATION } else { RETRY };
-            }
-            let woken = tokio::select! {
-                _ = running.process.ended() => Woken::Ended,
-                _ = self.orders.changed() => Woken::Order,
-                () = self.nudge.notified() => Woken::Check,
-                () = sleep_until(check.min(registration)) => Woken::Check,
-            };
-            match woken {
-                Woken::Order => return,
-                Woken::Ended => return self.mourn(running).await,
-                Woken::Check => (),
-            }
-            check = Instant::now() + CHECK;
-            match self.judge().await {
-                Some(Judgement::Run { nofailover }) => {
-                    self.nofailover = nofailover;
-                    if let Err(error) = self.reconfigure(&mut running) {
-                        tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "changing Patroni's configuration failed; it is tried again");
-                    }
-                    if running.reload_due {
-                        check = Instant::now() + YOUNG;
-                    }
-                }
-                Some(other) => return self.leave(other).await,
-                None => (),
-            }
-        }
-    }
-
-    /// Writes Patroni's configuration when it is another one now, and makes Patroni read it.
-    fn reconfigure(&mut self, running: &mut Running) -> io::Result<()> {
-        let text = self.configuration();
-        if std::fs::read(self.directory.patroni_yml()).ok().as_deref() != Some(text.as_bytes()) {
-            self.context.directory.write_patroni_yml(self.id.node, &text)?;
-            running.reload_due = true;
-            tracing::info!(instance = %self.id.instance, node = %self.id.node, nofailover = self.nofailover, "changed Patroni's configuration");
-        }
-        if running.reload_due && running.since.elapsed() >= YOUNG {
-            running.process.signal(Signal::HUP)?;
-            running.reload_due = false;
-        }
-        Ok(())
-    }
-
-    async fn register(&self) -> bool {
-        let store = self.context.store.as_ref();
-        match registrar::register(store, &self.id.cell, self.id.node, &self.address()).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!(instance = %self.id.instance, node = %self.id.node, %error, "the node's address could not be registered; it is tried again");
-                false
-            }
-        }
-    }
-
-    /// After Patroni died by itself.
-    async fn mourn(&mut self, running: Running) {
-        self.show(NodeState::Waiting);
-        let status = match self.child.take() {
-            Some(mut child) => child.wait().await.map(|status| status.to_string()).ok(),
-            None => None,
-        };
-        if running.since.elapsed() >= HEALTHY {
-            self.delay = FIRST_DELAY;
-        }
-        tracing::warn!(
-            instance = %self.id.instance,
-            node = %self.id.node,
-            pid = running.process.id().pid,
-            status = status.unwrap_or_else(|| "unknown".to_owned()),
-            said = last_line(&self.directory.output()),
-            log = %self.directory.home().join("log").display(),
-            "Patroni died; starting it again in {} s", self.delay.as_secs()
-        );
-        self.back_off().await;
     }
 
     async fn fail(&mut self, doing: &'static str, error: &io::Error) {
@@ -393,6 +208,10 @@ impl Keeper {
     }
 
     async fn read(&mut self) -> Option<Judgement> {
+        // A caller that went away between having the id retired and having the node told so.
+        if self.context.directory.is_retired(self.id.node).unwrap_or(false) {
+            return Some(Judgement::Remove);
+        }
         match evidence::consult(self.context.store.as_ref(), &self.id).await {
             Ok(judgement) => {
                 if self.trouble.take().is_some() {
@@ -416,7 +235,7 @@ impl Keeper {
         match judgement {
             Judgement::Run { .. } => (),
             Judgement::Remove => {
-                tracing::warn!(instance = %self.id.instance, node = %self.id.node, "etcd says that the node is gone for good; removing it with its data");
+                tracing::warn!(instance = %self.id.instance, node = %self.id.node, "the node is retired; removing it with its data");
                 match self.context.directory.retire(self.id.node) {
                     Ok(()) => self.condemned = true,
                     Err(error) => self.fail("remembering that the node is retired", &error).await,
@@ -428,18 +247,6 @@ impl Keeper {
                 }
             }
         }
-    }
-
-    async fn set_aside(&mut self) -> io::Result<()> {
-        self.show(NodeState::Stopping);
-        self.stop(STOP).await?;
-        self.deregister().await;
-        let seconds = self.context.unix_time();
-        let place = self.context.directory.set_aside(self.id.node, seconds)?;
-        self.quarantined = true;
-        self.show(NodeState::Quarantined);
-        tracing::warn!(instance = %self.id.instance, node = %self.id.node, place = %place.display(), "no record names the node on this cell: it is stopped and its directory set aside; nothing was deleted");
-        Ok(())
     }
 
     /// In quarantine, until something names the node again, or names it as gone for good.
@@ -457,88 +264,6 @@ impl Keeper {
             Some(Judgement::SetAside) | None => self.pause(CHECK_QUARANTINE).await,
         }
     }
-
-    /// Stops everything that works for the node, cleanly if that is possible in time.
-    async fn stop(&mut self, bound: Duration) -> io::Result<()> {
-        if let Some(process) = self.context.program.running(&self.directory)? {
-            process.signal(Signal::TERM)?;
-            if !process.ended_within(bound).await {
-                tracing::warn!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, "Patroni did not stop within {} s; it is killed", bound.as_secs());
-                process.signal(Signal::KILL)?;
-                process.ended_within(Duration::from_secs(10)).await;
-            }
-        }
-        // Also what a paused Patroni leaves running, and what a dead one left behind.
-        process::clear(&self.directory.home(), self.context.account.uid()).await?;
-        if let Some(mut child) = self.child.take() {
-            let _ = child.wait().await;
-        }
-        Ok(())
-    }
-
-    async fn halt(&mut self) -> Life {
-        if !self.quarantined {
-            self.show(NodeState::Stopping);
-            if let Err(error) = self.stop(STOP).await {
-                tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "stopping the node failed; some of its processes may be left");
-            }
-            self.deregister().await;
-        }
-        Life::Halted
-    }
-
-    /// Removes the node with its data, however often that takes.
-    async fn remove(&mut self) -> Life {
-        self.show(NodeState::Stopping);
-        while let Err(error) = self.stop(STOP_FOR_GOOD).await {
-            tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "stopping the node failed; it is tried again");
-            sleep(RETRY).await;
-        }
-        self.deregister().await;
-        let member = keyspace::member(&self.id.instance, self.id.node);
-        self.insist("removing the node's member key", || {
-            registrar::remove(self.context.store.as_ref(), &member)
-        })
-        .await;
-        while let Err(error) = self.delete().await {
-            tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "deleting the node's data failed; it is tried again");
-            sleep(RETRY).await;
-        }
-        self.context.ports.release(self.id.node);
-        tracing::info!(instance = %self.id.instance, node = %self.id.node, "removed the node with its data");
-        Life::Removed
-    }
-
-    async fn delete(&self) -> io::Result<()> {
-        socket::remove(&self.socket_directory(), &self.directory.home())?;
-        let (context, node) = (Arc::clone(&self.context), self.id.node);
-        tokio::task::spawn_blocking(move || context.directory.delete(node)).await?
-    }
-
-    async fn deregister(&self) {
-        let store = self.context.store.as_ref();
-        self.insist("removing the node's registration", || {
-            registrar::deregister(store, &self.id.cell, self.id.node)
-        })
-        .await;
-    }
-
-    /// Tries a few times to tidy up in etcd. It is no reason to keep a node: what stays is swept at the next start, or
-    /// runs out by itself.
-    async fn insist<F>(&self, doing: &'static str, mut attempt: impl FnMut() -> F)
-    where
-        F: Future<Output = Result<(), StoreError>>,
-    {
-        for _ in 0..2 {
-            if attempt().await.is_ok() {
-                return;
-            }
-            sleep(Duration::from_millis(500)).await;
-        }
-        if let Err(error) = attempt().await {
-            tracing::warn!(instance = %self.id.instance, node = %self.id.node, %error, "{doing} failed; it stays until it is swept or runs out");
-        }
-    }
 }
 
 /// Does something, unless the node is told something meanwhile, or was just now. Leaves the order unseen.
@@ -549,23 +274,4 @@ async fn unless_ordered<T>(orders: &watch::Receiver<Order>, work: impl Future<Ou
         _ = orders.changed() => None,
         done = work => Some(done),
     }
-}
-
-fn no_port() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::AddrInUse,
-        "no two free ports are left for the node",
-    )
-}
-
-/// The last line of a file, shortened: enough to see why a program refused to start.
-fn last_line(path: &Path) -> String {
-    let text = std::fs::read(path).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    text.lines()
-        .last()
-        .unwrap_or_default()
-        .chars()
-        .take(300)
-        .collect()
 }

@@ -193,3 +193,155 @@ pub(super) fn check_etcd(access: &EtcdAccess) -> Result<(), CellError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, time::Duration};
+
+    use uuid::Uuid;
+
+    use super::{super::settings::PatroniSettings, *};
+
+    fn settings() -> Settings {
+        Settings {
+            guid: "c1".parse().unwrap(),
+            address: "10.0.0.1".parse().unwrap(),
+            host: "cell-1.example".into(),
+            api_port: 1,
+            availability_zone: "z1".into(),
+            data_directory: "/d".into(),
+            capacity: 1,
+            username: "u".into(),
+            password: "secret-of-the-api".into(),
+            first_port: 1,
+            heartbeat_ttl: Duration::from_secs(15),
+            patroni: PatroniSettings::default(),
+            etcd: EtcdAccess {
+                machines: vec!["https://e1:2379/".into(), "https://[::1]:2379".into()],
+                username: Some("root".into()),
+                password: Some("secret-of-etcd".into()),
+                ca: Some("/ca.pem".into()),
+                cert: Some("/cert.pem".into()),
+                key: Some("/key.pem".into()),
+            },
+        }
+    }
+
+    fn render(settings: &Settings, nofailover: bool) -> Value {
+        let parameters: NodeParameters = serde_json::from_value(json!({
+            "PATRONI_SCOPE": "i1", "NODE_ID": Uuid::from_u128(1), "INCARNATION": Uuid::from_u128(2),
+            "SUPERUSER_PASSWORD": "secret-s", "REPLICATION_PASSWORD": "secret-r",
+            "REWIND_PASSWORD": "secret-w", "RESTAPI_PASSWORD": "secret-a",
+            "PATRONI_CONFIG": {"loop_wait": 2, "postgresql": {"parameters": {"log_statement": "all"}}},
+        }))
+        .unwrap();
+        let text = Configuration {
+            settings,
+            parameters: &parameters,
+            ports: serde_json::from_value(json!({"postgresql": 15_000, "rest": 15_001})).unwrap(),
+            home: Path::new("/d/nodes/n/home"),
+            postgres_bin: Path::new("/pg/bin"),
+            socket_directory: Path::new("/d/nodes/n/home/run"),
+            nofailover,
+        }
+        .render();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Where in a document a text containing `needle` stands.
+    fn places(value: &Value, needle: &str, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) if text.contains(needle) => {
+                found.insert(path.to_owned());
+            }
+            Value::Array(items) => items.iter().for_each(|item| places(item, needle, path, found)),
+            Value::Object(members) => {
+                for (name, member) in members {
+                    places(member, needle, &format!("{path}/{name}"), found);
+                }
+            }
+            _ => (),
+        }
+    }
+
+    #[test]
+    fn passwords_are_only_where_patroni_takes_them_from() {
+        let mut found = BTreeSet::new();
+        places(&render(&settings(), false), "secret-", "", &mut found);
+        let expected = [
+            "/etcd/password",
+            "/postgresql/authentication/replication/password",
+            "/postgresql/authentication/rewind/password",
+            "/postgresql/authentication/superuser/password",
+            "/restapi/authentication/password",
+        ];
+        assert_eq!(found, expected.map(str::to_owned).into());
+    }
+
+    #[test]
+    fn the_node_listens_on_its_own_address_and_is_reached_by_the_advertised_one() {
+        let file = render(&settings(), false);
+        assert_eq!(file["postgresql"]["listen"], "10.0.0.1:15000");
+        assert_eq!(file["postgresql"]["connect_address"], "cell-1.example:15000");
+        assert_eq!(file["restapi"]["listen"], "10.0.0.1:15001");
+        assert_eq!(file["restapi"]["connect_address"], "cell-1.example:15001");
+        let mut settings = settings();
+        settings.address = "::1".parse().unwrap();
+        settings.host = "::1".into();
+        let file = render(&settings, false);
+        assert_eq!(file["postgresql"]["listen"], "[::1]:15000");
+        assert_eq!(file["postgresql"]["connect_address"], "[::1]:15000");
+    }
+
+    #[test]
+    fn etcd_is_named_by_hosts_and_a_scheme_beside_the_credentials() {
+        let expected = json!({
+            "hosts": ["e1:2379", "[::1]:2379"], "protocol": "https", "username": "root",
+            "password": "secret-of-etcd", "cacert": "/ca.pem", "cert": "/cert.pem", "key": "/key.pem",
+        });
+        assert_eq!(render(&settings(), false)["etcd"], expected);
+        let plain = EtcdAccess {
+            machines: vec!["http://127.0.0.1:2379".into()],
+            ..EtcdAccess::default()
+        };
+        assert_eq!(
+            etcd(&plain),
+            json!({"hosts": ["127.0.0.1:2379"], "protocol": "http"})
+        );
+    }
+
+    #[test]
+    fn machines_that_patroni_could_not_use_are_refused_without_being_shown() {
+        let access = |machines: &[&str]| EtcdAccess {
+            machines: machines.iter().map(|url| (*url).to_owned()).collect(),
+            ..EtcdAccess::default()
+        };
+        check_etcd(&access(&["http://a:1", "http://b:1/"])).unwrap();
+        for machines in [
+            &[][..],
+            &["a:1"],
+            &["http://a:1", "https://b:1"],
+            &["http://root:hidden@a:1"],
+            &["http://"],
+        ] {
+            let refused = check_etcd(&access(machines)).unwrap_err().to_string();
+            assert!(!refused.contains("hidden"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_clusters_configuration_is_passed_on_and_the_cells_own_parameters_win() {
+        let mut settings = settings();
+        settings.patroni.parameters.insert("fsync".into(), json!("off"));
+        let file = render(&settings, false);
+        assert_eq!(file["bootstrap"]["dcs"]["loop_wait"], 2);
+        assert_eq!(file["postgresql"]["parameters"]["log_statement"], "none");
+        assert_eq!(file["postgresql"]["parameters"]["fsync"], "off");
+    }
+
+    #[test]
+    fn a_node_on_its_way_out_carries_a_tag() {
+        assert_eq!(render(&settings(), false)["tags"], json!({}));
+        assert_eq!(render(&settings(), true)["tags"], json!({"nofailover": true}));
+    }
+}

@@ -36,10 +36,22 @@ impl PortPair {
 }
 
 /// Which node of this cell owns which ports, whether it runs or not.
-#[derive(Debug, Default)]
-pub(super) struct PortBook(Mutex<BTreeMap<NodeId, PortPair>>);
+#[derive(Debug)]
+pub(super) struct PortBook {
+    /// The port of the cell's own API, which no node gets even while nobody listens on it.
+    reserved: u16,
+    pairs: Mutex<BTreeMap<NodeId, PortPair>>,
+}
 
 impl PortBook {
+    /// A book in which no node owns anything.
+    pub(super) fn new(reserved: u16) -> Self {
+        Self {
+            reserved,
+            pairs: Mutex::default(),
+        }
+    }
+
     /// Notes the ports that a node has had before.
     pub(super) fn restore(&self, node: NodeId, pair: PortPair) {
         self.lock().insert(node, pair);
@@ -51,6 +63,7 @@ impl PortBook {
         let owned = book
             .values()
             .flat_map(|pair| [pair.postgresql, pair.rest])
+            .chain([self.reserved])
             .collect();
         let pair = search(address, first, &owned)?;
         book.insert(node, pair);
@@ -64,7 +77,7 @@ impl PortBook {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, PortPair>> {
         // No code panics while it holds the lock; the book would be whole even so.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pairs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -26,7 +26,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(3);
 ///
 /// Dropping it lets go of everything as it is, like a kill: processes run on, and another cell on the same directory
 /// adopts them. [`Cell::close`] stops them.
-pub(crate) struct Cell {
+pub(super) struct Cell {
     context: Arc<Context>,
     roster: Arc<Roster>,
     heart: Heart,
@@ -42,10 +42,18 @@ impl Cell {
     ///
     /// # Errors
     /// When the settings make no sense, something is missing on this machine, or the directory or port is taken.
-    pub(crate) async fn open(settings: Settings, store: Arc<dyn Store>) -> Result<Self, CellError> {
+    pub(super) async fn open(settings: Settings, store: Arc<dyn Store>) -> Result<Self, CellError> {
         if settings.heartbeat_ttl < Duration::from_secs(3) {
             let text = "the heartbeat must count for at least 3 s";
             return Err(CellError::Settings(text.to_owned()));
+        }
+        let in_host = |byte: u8| byte.is_ascii_alphanumeric() || b".:-_".contains(&byte);
+        if settings.host.is_empty() || !settings.host.bytes().all(in_host) {
+            let text = format!(
+                "'{}' is neither a host name nor an address",
+                settings.host.escape_debug()
+            );
+            return Err(CellError::Settings(text));
         }
         patroni_yaml::check_etcd(&settings.etcd)?;
         let account = Account::choose(settings.patroni.user.as_deref())?;
@@ -74,7 +82,7 @@ impl Cell {
             directory,
             account,
             program,
-            ports: PortBook::default(),
+            ports: PortBook::new(port),
         });
         let roster = Roster::new(Arc::clone(&context));
         roster.resume().map_err(|source| CellError::Disk {
@@ -103,7 +111,7 @@ impl Cell {
     }
 
     /// Where the API answers: `http://host:port`.
-    pub(crate) fn uri(&self) -> &str {
+    pub(super) fn uri(&self) -> &str {
         &self.beat.uri
     }
 
@@ -112,7 +120,7 @@ impl Cell {
     ///
     /// # Errors
     /// When another live cell has the same guid, or the port was taken meanwhile.
-    pub(crate) async fn announce(&mut self) -> Result<(), CellError> {
+    pub(super) async fn announce(&mut self) -> Result<(), CellError> {
         let Some(socket) = self.socket.take() else {
             return Ok(());
         };
@@ -160,7 +168,7 @@ impl Cell {
     ///
     /// # Errors
     /// When the API ends by itself; the nodes are stopped then, too.
-    pub(crate) async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), CellError> {
+    pub(super) async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), CellError> {
         let ended = {
             let beats = keep_beating(&mut self.heart, &mut self.beat, &self.roster);
             let (stop, beats) = (pin!(stop), pin!(beats));
@@ -182,7 +190,7 @@ impl Cell {
     }
 
     /// Stops every node cleanly, and takes back what the cell announced.
-    pub(crate) async fn close(mut self) {
+    pub(super) async fn close(mut self) {
         tracing::info!(guid = %self.context.settings.guid, "the cell stops");
         let (heart, roster) = tokio::join!(
             timeout(Duration::from_secs(10), self.heart.stop(&self.beat)),
@@ -192,7 +200,7 @@ impl Cell {
         match heart {
             Ok(Ok(())) => (),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "the heartbeat could not be removed; it runs out by itself")
+                tracing::warn!(%error, "the heartbeat could not be removed; it runs out by itself");
             }
             Err(_) => tracing::warn!("the heartbeat could not be removed in time; it runs out by itself"),
         }
@@ -208,25 +216,28 @@ impl Drop for Cell {
     }
 }
 
-/// Runs a cell until it is told to stop.
+/// Runs a cell until it is told to stop. `ready` is called once, with the address of its API (`http://host:port`), when
+/// the cell answers and its first heartbeat is in etcd.
 ///
 /// # Errors
-/// When it cannot start, or cannot go on.
+/// When it cannot start, or cannot go on. With another cell's guid it does not touch the nodes of its directory.
 pub(crate) async fn run(
     settings: Settings,
     store: Arc<dyn Store>,
+    ready: impl FnOnce(&str),
     stop: impl Future<Output = ()>,
 ) -> Result<(), CellError> {
     let mut stop = pin!(stop);
     let mut cell = Cell::open(settings, store).await?;
     let announced = tokio::select! {
-        announced = cell.announce() => Some(announced),
+        announced = cell.announce() => Some(announced?),
         () = &mut stop => None,
     };
     match announced {
-        Some(Ok(())) => cell.serve(stop).await,
-        // Another cell's guid: its nodes are not ours to stop, but neither are the ones in this directory wanted less.
-        Some(Err(error)) => Err(error),
+        Some(()) => {
+            ready(cell.uri());
+            cell.serve(stop).await
+        }
         None => {
             cell.close().await;
             Ok(())

@@ -52,7 +52,7 @@ fn catalog() -> Catalog {
 
 #[test]
 fn what_is_published_is_what_the_specification_knows_in_its_order() {
-    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","additionalProperties":false,"properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","maximum":3,"minimum":1,"type":"integer"}},"type":"object"}}"##;
+    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","type":"integer","minimum":1,"maximum":3}},"additionalProperties":false}}"##;
     let expected = [
         r#"{"services":[{"name":"postgresql","id":"s1","description":"about it","tags":["sql"],"#,
         r#""requires":["syslog_drain"],"bindable":false,"instances_retrievable":false,"bindings_retrievable":false,"#,
@@ -95,11 +95,11 @@ fn an_older_platform_is_spared_the_fields_that_it_does_not_know() {
     }
     let expected = json!([
         [13, [], ["schemas"]],
-        [14, ["bindings_retrievable", "instances_retrievable"], []],
+        [14, ["instances_retrievable", "bindings_retrievable"], []],
         [
             15,
             ["allow_context_updates"],
-            ["maintenance_info", "maximum_polling_duration", "plan_updateable"]
+            ["plan_updateable", "maximum_polling_duration", "maintenance_info"]
         ],
         [16, [], []],
         [17, [], ["binding_rotatable"]],

@@ -98,6 +98,13 @@ pub struct RouterConfig {
     pub kvstore: KvStore,
 }
 
+/// What the commands need that only look at etcd.
+#[derive(Debug)]
+pub struct StoreConfig {
+    /// `kvstore`.
+    pub kvstore: KvStore,
+}
+
 macro_rules! load {
     ($($type:ident),*) => {$(
         impl $type {
@@ -126,7 +133,7 @@ macro_rules! load {
     )*};
 }
 
-load!(Config, CellConfig, RouterConfig);
+load!(Config, CellConfig, RouterConfig, StoreConfig);
 
 impl Config {
     fn of(given: &Given) -> Result<Self, ConfigError> {
@@ -159,6 +166,14 @@ impl CellConfig {
         Ok(Self {
             cell: all.cell.cell?,
             kvstore: all.kvstore,
+        })
+    }
+}
+
+impl StoreConfig {
+    fn of(given: &Given) -> Result<Self, ConfigError> {
+        Ok(Self {
+            kvstore: given.read()?.kvstore,
         })
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{Operation, OperationState, Tombstone},
+    record::{Operation, OperationKind, OperationState, Tombstone},
     store::Read,
 };
 
@@ -17,13 +17,40 @@ pub struct LastOperation {
     pub state: OperationState,
     /// In words.
     pub description: String,
+    /// After a failure of anything but a provision: whether the instance can still be used, and whether the same update
+    /// may be asked for again (osb-reference.md, 1).
+    pub after_failure: Option<AfterFailure>,
+}
+
+/// What a failed operation means for the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AfterFailure {
+    /// Whether the instance can still be used.
+    pub instance_usable: bool,
+    /// Whether the same update may be asked for again; `None` for a deprovision.
+    pub update_repeatable: Option<bool>,
 }
 
 impl From<Operation> for LastOperation {
     fn from(operation: Operation) -> Self {
+        let failed = operation.state == OperationState::Failed;
+        let after_failure = match operation.kind {
+            // Nodes come and go one by one while the leader goes on, and whatever was reached stays.
+            OperationKind::Update => Some(AfterFailure {
+                instance_usable: true,
+                update_repeatable: Some(true),
+            }),
+            OperationKind::Deprovision => Some(AfterFailure {
+                instance_usable: false,
+                update_repeatable: None,
+            }),
+            OperationKind::Provision => None,
+        };
+        let (state, description) = (operation.state, operation.description);
         Self {
-            state: operation.state,
-            description: operation.description,
+            state,
+            description,
+            after_failure: after_failure.filter(|_| failed),
         }
     }
 }

@@ -9,10 +9,9 @@ use super::{Patience, begin, mark, operation_name, wait};
 use crate::{
     advance::{Current, Pass, advance, advance_from, read_record},
     broker::Broker,
-    catalog::Plan,
     cells::Cell,
     decide::placement::{self, Wanted},
-    effect::StartAnswer,
+    effect::{PortFact, StartAnswer},
     error::Error,
     ids::{Incarnation, InstanceId},
     keyspace, parameters, ports,
@@ -62,7 +61,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         .catalog
         .plan(&request.service_id, &request.plan_id)?;
     let node_count = parameters::node_count(&request.parameters, plan)?;
-    check_maintenance(command, plan)?;
+    parameters::check_maintenance(command.maintenance_version.as_deref(), plan)?;
     command.patience.check()?;
     if let Some(current) = read_record(broker, &command.instance).await? {
         return join(broker, command, current).await;
@@ -118,8 +117,9 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         plan = plan.name, identity = command.originating_identity, "provision accepted"
     );
     let pass = advance_from(broker, current, Some(cells)).await?;
-    if let Some(reason) = hopeless(&pass, &operation) {
-        abandon(broker, pass, reason.to_string()).await?;
+    if let Some(reason) = hopeless(&pass)
+        && abandon(broker, pass, reason.to_string()).await?
+    {
         return Err(reason);
     }
     finish(broker, command, &operation).await
@@ -223,14 +223,6 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
     }
 }
 
-fn check_maintenance(command: &Provision, plan: &Plan) -> Result<(), Error> {
-    let offered = plan.maintenance_info.as_ref().map(|info| info.version.as_str());
-    match &command.maintenance_version {
-        Some(asked) if Some(asked.as_str()) != offered => Err(Error::MaintenanceInfoConflict),
-        _ => Ok(()),
-    }
-}
-
 /// Would there be a cell for each node? Asked before anything is written, so that nothing is left behind.
 fn check_room(broker: &Broker, cells: &[Cell], node_count: u32) -> Result<(), Error> {
     let views: Vec<_> = cells.iter().map(|cell| cell.view.clone()).collect();
@@ -246,14 +238,10 @@ fn check_room(broker: &Broker, cells: &[Cell], node_count: u32) -> Result<(), Er
 }
 
 /// Why the first pass of a provision shows that there is no use in going on: no cell took a node, or there is no port.
-fn hopeless(pass: &Pass, operation: &Operation) -> Option<Error> {
-    let failed = pass
-        .record
-        .last_operation
-        .as_ref()
-        .filter(|last| last.id == operation.id);
-    if let Some(failed) = failed.filter(|last| last.state == OperationState::Failed) {
-        return Some(Error::Unprocessable(failed.description.clone()));
+fn hopeless(pass: &Pass) -> Option<Error> {
+    if pass.facts.port == PortFact::Exhausted {
+        let text = "no public port is free: all ports of the range are owned or in quarantine";
+        return Some(Error::Unprocessable(text.to_owned()));
     }
     let answers = || pass.facts.started.values();
     let all_refused = answers().all(|answer| matches!(answer, StartAnswer::Refused(_)));
@@ -271,8 +259,9 @@ fn hopeless(pass: &Pass, operation: &Operation) -> Option<Error> {
     ))
 }
 
-/// Takes a provision back that no cell has taken part in. The client is told that it failed, so nothing may be left.
-async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<(), Error> {
+/// Takes a provision back that no cell has taken part in, so that nothing is left of it. Answers whether that could be
+/// done: if somebody else took it further meanwhile, it goes on, and ends as every provision does.
+async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<bool, Error> {
     let Pass {
         mut record, index, ..
     } = pass;
@@ -303,9 +292,8 @@ async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<(), Erro
         .compare_and_swap(&key, &record.to_json(), index, None)
         .await
     {
-        Ok(_) => advance(broker, &record.instance_id).await.map(drop),
-        // Somebody else took it further; it ends as every provision does.
-        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(()),
+        Ok(_) => advance(broker, &record.instance_id).await.map(|_| true),
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

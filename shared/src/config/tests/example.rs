@@ -38,7 +38,7 @@ fn the_example_is_what_the_original_had() {
         (service.name.as_str(), plan.name.as_str()),
         ("postgresql", "cluster")
     );
-    assert_eq!(plan.cluster.nodes, NodeCount { default: 2, max: 4 });
+    assert_eq!(plan.cluster.nodes, NodeCount { default: 2, max: 8 });
     assert!(!plan.cluster.synchronous);
     let synchronous = &service.plans[1];
     assert_eq!(synchronous.name, "cluster-sync");

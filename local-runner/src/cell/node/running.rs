@@ -1,0 +1,226 @@
+//! A node while its Patroni is started, runs and dies.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use shared::cell_api::NodeState;
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    super::{
+        judgement::Judgement,
+        patroni_yaml::Configuration,
+        process::{self, Process},
+        registrar, socket,
+    },
+    FIRST_DELAY, Keeper, RETRY, unless_ordered,
+};
+
+/// Patroni dies of a SIGHUP that comes before it listens to it.
+const YOUNG: Duration = Duration::from_secs(5);
+/// How often a running node's registration is looked at.
+const REGISTRATION: Duration = Duration::from_secs(60);
+/// A Patroni that lived this long died for a new reason.
+const HEALTHY: Duration = Duration::from_secs(60);
+/// How often the record is read while Patroni runs.
+const CHECK: Duration = Duration::from_secs(10);
+
+/// A Patroni that runs.
+pub(super) struct Running {
+    process: Process,
+    since: Instant,
+    /// It may not know yet what its configuration file says.
+    reload_due: bool,
+}
+
+/// Why a node's task looks up from waiting.
+enum Woken {
+    Ended,
+    Order,
+    Check,
+}
+
+impl Running {
+    /// One that was found running: whether it knows its configuration file as it is now is not certain.
+    pub(super) fn adopted(process: Process) -> Self {
+        Self {
+            process,
+            since: Instant::now(),
+            reload_due: true,
+        }
+    }
+}
+
+impl Keeper {
+    pub(super) async fn start(&mut self, nofailover: bool) {
+        self.nofailover = nofailover;
+        if let Err(error) = self.prepare().await {
+            return self.fail("preparing the start of its Patroni", &error).await;
+        }
+        let (process, child) = match self.context.program.start(&self.directory) {
+            Ok(started) => started,
+            Err(error) => return self.fail("starting its Patroni", &error).await,
+        };
+        tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, address = self.address(), "started Patroni");
+        self.child = Some(child);
+        self.attend(Running {
+            process,
+            since: Instant::now(),
+            reload_due: false,
+        })
+        .await;
+    }
+
+    /// Everything that must be in place before Patroni starts.
+    async fn prepare(&mut self) -> io::Result<()> {
+        let (home, uid) = (self.directory.home(), self.context.account.uid());
+        process::clear_stragglers(&home, uid).await?;
+        let address = self.context.settings.address;
+        let postgresql_runs = !process::working_in(&home, uid)?.is_empty();
+        if !postgresql_runs && !self.file.ports.is_free(address) {
+            let first = self.context.settings.first_port;
+            let pair = self
+                .context
+                .ports
+                .claim(self.id.node, address, first)
+                .ok_or_else(no_port)?;
+            tracing::warn!(instance = %self.id.instance, node = %self.id.node, old = self.file.ports.postgresql, new = pair.postgresql, "the node's ports are in use by another program; it moves to others");
+            self.file.ports = pair;
+            self.context.directory.update(self.id.node, &self.file)?;
+            self.show(NodeState::Waiting);
+        }
+        socket::prepare(&self.socket_directory(), &self.context.account)?;
+        let text = self.configuration();
+        self.context.directory.write_patroni_yml(self.id.node, &text)
+    }
+
+    pub(super) fn socket_directory(&self) -> PathBuf {
+        socket::directory(&self.directory.home(), self.id.node, &self.context.account)
+    }
+
+    fn configuration(&self) -> String {
+        Configuration {
+            settings: &self.context.settings,
+            parameters: &self.file.parameters,
+            ports: self.file.ports,
+            home: &self.directory.home(),
+            postgres_bin: self.context.program.postgres_bin(),
+            socket_directory: &self.socket_directory(),
+            nofailover: self.nofailover,
+        }
+        .render()
+    }
+
+    fn address(&self) -> String {
+        self.context.settings.advertised(self.file.ports.postgresql)
+    }
+
+    /// Stands by a running Patroni until it has ended, or must end.
+    pub(super) async fn attend(&mut self, mut running: Running) {
+        self.show(NodeState::Running);
+        let mut registration = Instant::now();
+        let mut check = Instant::now() + CHECK;
+        loop {
+            if Instant::now() >= registration {
+                let done = unless_ordered(&self.orders, self.register()).await == Some(true);
+                registration = Instant::now() + if done { REGISTRATION } else { RETRY };
+            }
+            let woken = tokio::select! {
+                _ = running.process.ended() => Woken::Ended,
+                _ = self.orders.changed() => Woken::Order,
+                () = self.nudge.notified() => Woken::Check,
+                () = sleep_until(check.min(registration)) => Woken::Check,
+            };
+            match woken {
+                Woken::Order => return,
+                Woken::Ended => return self.mourn(running).await,
+                Woken::Check => (),
+            }
+            check = Instant::now() + CHECK;
+            match self.judge().await {
+                Some(Judgement::Run { nofailover }) => {
+                    self.nofailover = nofailover;
+                    if let Err(error) = self.reconfigure(&mut running) {
+                        tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "changing Patroni's configuration failed; it is tried again");
+                    }
+                    if running.reload_due {
+                        check = Instant::now() + YOUNG;
+                    }
+                }
+                Some(other) => return self.leave(other).await,
+                None => (),
+            }
+        }
+    }
+
+    /// Writes Patroni's configuration when it is another one now, and makes Patroni read it.
+    fn reconfigure(&mut self, running: &mut Running) -> io::Result<()> {
+        let text = self.configuration();
+        if std::fs::read(self.directory.patroni_yml()).ok().as_deref() != Some(text.as_bytes()) {
+            self.context.directory.write_patroni_yml(self.id.node, &text)?;
+            running.reload_due = true;
+            tracing::info!(instance = %self.id.instance, node = %self.id.node, nofailover = self.nofailover, "changed Patroni's configuration");
+        }
+        if running.reload_due && running.since.elapsed() >= YOUNG {
+            running.process.signal(Signal::HUP)?;
+            running.reload_due = false;
+        }
+        Ok(())
+    }
+
+    async fn register(&self) -> bool {
+        let store = self.context.store.as_ref();
+        match registrar::register(store, &self.id.cell, self.id.node, &self.address()).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(instance = %self.id.instance, node = %self.id.node, %error, "the node's address could not be registered; it is tried again");
+                false
+            }
+        }
+    }
+
+    /// After Patroni died by itself.
+    async fn mourn(&mut self, running: Running) {
+        self.show(NodeState::Waiting);
+        let status = match self.child.take() {
+            Some(mut child) => child.wait().await.map(|status| status.to_string()).ok(),
+            None => None,
+        };
+        if running.since.elapsed() >= HEALTHY {
+            self.delay = FIRST_DELAY;
+        }
+        tracing::warn!(
+            instance = %self.id.instance,
+            node = %self.id.node,
+            pid = running.process.id().pid,
+            status = status.unwrap_or_else(|| "unknown".to_owned()),
+            said = last_line(&self.directory.output()),
+            log = %self.directory.home().join("log").display(),
+            "Patroni died; starting it again in {} s", self.delay.as_secs()
+        );
+        self.back_off().await;
+    }
+}
+
+fn no_port() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AddrInUse,
+        "no two free ports are left for the node",
+    )
+}
+
+/// The last line of a file, shortened: enough to see why a program refused to start.
+fn last_line(path: &Path) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    text.lines()
+        .last()
+        .unwrap_or_default()
+        .chars()
+        .take(300)
+        .collect()
+}

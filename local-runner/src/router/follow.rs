@@ -1,0 +1,450 @@
+//! The router's life: events in, HAProxy kept in line.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    future::Future,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::{Pin, pin},
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use shared::{
+    ids::Port,
+    keyspace,
+    store::{Store, Watch, WatchEvent},
+};
+use tokio::{
+    sync::watch,
+    time::{Instant as Alarm, sleep_until},
+};
+
+use super::{
+    haproxy::{Applied, Haproxy, HaproxyError, Refusal},
+    haproxy_config::Targets,
+    listen_port,
+    lookup::Lookups,
+    processes,
+    routes::{Changes, Routes},
+    settings::Settings,
+    state_directory::StateDirectory,
+    worker::{Worker, WorkerError},
+};
+
+/// How long changes of the set of instances are gathered before a reload.
+const GATHER: Duration = Duration::from_millis(50);
+/// How often ports that somebody else uses are tried.
+const RETRY_PORTS: Duration = Duration::from_secs(1);
+/// When to look again for stale sessions, if that was not possible.
+const RETRY_SWEEP: Duration = Duration::from_secs(1);
+/// Before HAProxy is started or reloaded again after a failure: doubled each time.
+const SHORTEST_BACKOFF: Duration = Duration::from_millis(100);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+/// Events taken in at once before HAProxy hears of them.
+const BATCH: usize = 1000;
+/// Taken ports whose holders are looked for at once: each takes a walk through /proc.
+const MOST_HOLDERS: usize = 10;
+
+/// What HAProxy is busy with. It comes back from its work with the outcome.
+type Work = Pin<Box<dyn Future<Output = (Haproxy, Outcome)> + Send>>;
+
+enum Outcome {
+    Applied(Result<Applied, HaproxyError>),
+    Swept(io::Result<bool>),
+}
+
+/// What never comes.
+pub(super) enum Never {}
+
+/// What the router knows and does while it runs.
+pub(super) struct Follow {
+    bind_address: IpAddr,
+    routing: Box<dyn Watch>,
+    service: Box<dyn Watch>,
+    ready: watch::Sender<bool>,
+    /// HAProxy, while it is not busy.
+    idle: Option<Haproxy>,
+    work: Option<Work>,
+    routes: Routes,
+    seen_routing: bool,
+    seen_service: bool,
+    lookups: Lookups,
+    /// Where each port should lead.
+    targets: Targets,
+    /// The worker that accepts connections, and where it was told to send them.
+    worker: Option<Worker>,
+    serving: Targets,
+    /// Ports whose targets may differ from what the worker was told.
+    dirty: BTreeSet<Port>,
+    /// Ports that cannot be listened on, and why.
+    refused: BTreeMap<Port, Refusal>,
+    retry_ports: Option<Instant>,
+    apply_due: Option<Instant>,
+    /// Whether HAProxy has to be replaced, and not only reloaded.
+    anew: bool,
+    /// How long to wait after the next failure, and when the last one was.
+    backoff: Duration,
+    failed: Option<Instant>,
+    /// Whether workers that were replaced hold sessions still, and when to look whether some of these are stale.
+    former_workers: bool,
+    sweep_due: Option<Instant>,
+}
+
+impl Follow {
+    /// Begins to watch. `ready` turns true once HAProxy serves what etcd held when it was first read.
+    pub(super) fn new(
+        settings: &Settings,
+        store: &dyn Store,
+        haproxy: Haproxy,
+        ready: watch::Sender<bool>,
+    ) -> Self {
+        Self {
+            bind_address: settings.bind_address,
+            routing: store.watch("/routing"),
+            service: store.watch(keyspace::PATRONI),
+            ready,
+            idle: Some(haproxy),
+            work: None,
+            routes: Routes::default(),
+            seen_routing: false,
+            seen_service: false,
+            lookups: Lookups::default(),
+            targets: Targets::new(),
+            worker: None,
+            serving: Targets::new(),
+            dirty: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            retry_ports: None,
+            apply_due: Some(Instant::now()),
+            anew: false,
+            backoff: Duration::ZERO,
+            failed: None,
+            former_workers: false,
+            sweep_due: None,
+        }
+    }
+
+    /// Follows etcd and HAProxy. Can be dropped at any time.
+    pub(super) async fn run(&mut self) -> Never {
+        loop {
+            let alarm = self.alarm();
+            tokio::select! {
+                event = self.routing.next() => self.routing(event),
+                event = self.service.next() => self.service(event),
+                (port, address) = self.lookups.next() => self.aim(port, Some(address)),
+                (haproxy, outcome) = busy(&mut self.work) => self.worked(haproxy, outcome),
+                () = ended(&mut self.idle) => {
+                    self.haproxy_has_ended().await;
+                }
+                () = sleep_until(alarm) => {}
+            }
+            let now = Instant::now();
+            let changes = self.routes.expire(now);
+            self.take(changes);
+            self.retry_ports(now);
+            if self.seen() {
+                self.point().await;
+                self.begin_work();
+            }
+        }
+    }
+
+    /// Ends HAProxy, whatever it is busy with, and removes its files.
+    pub(super) async fn stop(self, directory: &StateDirectory) {
+        if let Some(haproxy) = self.idle {
+            haproxy.stop().await;
+        } else {
+            drop(self.work);
+            processes::end(directory).await;
+            directory.clear();
+        }
+    }
+
+    /// Takes in an event on ports, and whatever else is there already.
+    fn routing(&mut self, event: WatchEvent) {
+        let mut next = Some(event);
+        for _ in 0..BATCH {
+            let Some(event) = next else { return };
+            self.seen_routing |= matches!(event, WatchEvent::Snapshot(_));
+            let changes = self.routes.routing(event);
+            self.take(changes);
+            next = at_hand(&mut self.routing);
+        }
+    }
+
+    /// Takes in an event on clusters, and whatever else is there already.
+    fn service(&mut self, event: WatchEvent) {
+        let mut next = Some(event);
+        for _ in 0..BATCH {
+            let Some(event) = next else { return };
+            self.seen_service |= matches!(event, WatchEvent::Snapshot(_));
+            let changes = self.routes.service(event, Instant::now());
+            self.take(changes);
+            next = at_hand(&mut self.service);
+        }
+    }
+
+    fn take(&mut self, changes: Changes) {
+        for complaint in changes.complaints {
+            tracing::warn!("{complaint}");
+        }
+        for port in changes.ports {
+            let Some(route) = self.routes.get(port) else {
+                if self.targets.remove(&port).is_some() {
+                    tracing::info!(%port, "the port is not routed any more");
+                }
+                self.lookups.resolve(port, None);
+                self.refused.remove(&port);
+                self.dirty.insert(port);
+                self.gather();
+                continue;
+            };
+            let endpoint = route.leader.as_ref().map(|leader| &leader.endpoint);
+            let address = self.lookups.resolve(port, endpoint);
+            if let Entry::Vacant(vacant) = self.targets.entry(port) {
+                tracing::info!(instance = %route.instance, incarnation = %route.incarnation, %port, "a port to route");
+                vacant.insert(None);
+                self.gather();
+            }
+            self.aim(port, address);
+        }
+    }
+
+    /// Notes where a port should lead.
+    fn aim(&mut self, port: Port, address: Option<SocketAddr>) {
+        let Some(target) = self.targets.get_mut(&port) else {
+            return;
+        };
+        if *target == address {
+            return;
+        }
+        if let Some(route) = self.routes.get(port) {
+            let shown = |address: Option<SocketAddr>| {
+                address.map_or_else(|| "nobody".to_owned(), |address| address.to_string())
+            };
+            let member = route.leader.as_ref().map(|leader| leader.member.as_str());
+            let (from, to) = (shown(*target), shown(address));
+            tracing::info!(instance = %route.instance, %port, from, to, member, "the leader has changed");
+        }
+        *target = address;
+        self.dirty.insert(port);
+    }
+
+    /// Tells the worker about changes. This is what a failover waits for; all else can come later.
+    async fn point(&mut self) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let Some(worker) = &self.worker else { return };
+        let changed: Vec<_> = dirty
+            .into_iter()
+            .filter_map(|port| {
+                let target = self.targets.get(&port).copied().flatten();
+                (*self.serving.get(&port)? != target).then_some((port, target))
+            })
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        if self.former_workers {
+            self.sweep_due = Some(Instant::now());
+        }
+        match worker.point(&changed).await {
+            Ok(()) => self.serving.extend(changed),
+            Err(error) => {
+                self.dirty.extend(changed.into_iter().map(|(port, _)| port));
+                // While a configuration is being loaded, the worker may just have been replaced; the next one will be
+                // told. Otherwise a configuration says it all again, to a new worker. One that hangs could not even
+                // hand over its sockets to that.
+                if self.idle.is_some() && !self.haproxy_has_ended().await {
+                    tracing::error!(error = chain(&error), "HAProxy does not follow; it is set right");
+                    self.anew = matches!(error, WorkerError::Unreachable(_));
+                    self.again();
+                }
+            }
+        }
+    }
+
+    fn begin_work(&mut self) {
+        let now = Instant::now();
+        let due = |time: &mut Option<Instant>| time.take_if(|time| *time <= now).is_some();
+        let Some(mut haproxy) = self.idle.take() else {
+            return;
+        };
+        let targets = || self.targets.clone();
+        if due(&mut self.apply_due) {
+            let (targets, anew) = (targets(), std::mem::take(&mut self.anew));
+            self.work = Some(Box::pin(async move {
+                let applied = haproxy.apply(targets, anew).await;
+                (haproxy, Outcome::Applied(applied))
+            }));
+        } else if due(&mut self.sweep_due) {
+            let targets = targets();
+            self.work = Some(Box::pin(async move {
+                let swept = haproxy.sweep(&targets).await;
+                (haproxy, Outcome::Swept(swept))
+            }));
+        } else {
+            self.idle = Some(haproxy);
+        }
+    }
+
+    fn worked(&mut self, haproxy: Haproxy, outcome: Outcome) {
+        if !haproxy.runs() {
+            self.worker = None;
+            self.serving.clear();
+        }
+        self.idle = Some(haproxy);
+        match outcome {
+            Outcome::Applied(Ok(applied)) => self.applied(applied),
+            Outcome::Applied(Err(error)) => {
+                tracing::error!(
+                    error = chain(&error),
+                    "HAProxy does not serve all ports; trying again"
+                );
+                self.again();
+            }
+            Outcome::Swept(Ok(left)) => self.former_workers = left,
+            Outcome::Swept(Err(error)) => {
+                tracing::error!(%error, "sessions to former leaders may be left in replaced workers");
+                self.former_workers = true;
+                self.sweep_due = Some(Instant::now() + RETRY_SWEEP);
+            }
+        }
+    }
+
+    fn applied(&mut self, applied: Applied) {
+        self.worker = Some(applied.worker);
+        self.serving = applied.serving;
+        for (at, (port, Refusal { reason, .. })) in applied.refused.iter().enumerate() {
+            if self.refused.get(port).is_none_or(|known| known.reason != *reason) {
+                let holder = (at < MOST_HOLDERS).then(|| listen_port::holder(*port)).flatten();
+                tracing::error!(%port, reason, holder, "the port cannot be listened on; trying again");
+            }
+        }
+        self.refused = applied.refused;
+        self.refused.retain(|port, _| self.targets.contains_key(port));
+        self.retry_ports = (!self.refused.is_empty()).then(|| Instant::now() + RETRY_PORTS);
+        self.dirty.extend(self.targets.keys().chain(self.serving.keys()));
+        // The worker that was replaced may have sessions, and they may be stale by now.
+        self.former_workers = true;
+        self.sweep_due = Some(Instant::now());
+        let complete = self.targets.keys().all(|port| self.serves(*port));
+        if !complete || self.serving.keys().any(|port| !self.targets.contains_key(port)) {
+            self.gather();
+        }
+        self.ready
+            .send_if_modified(|ready| !std::mem::replace(ready, true));
+        tracing::info!(
+            ports = self.serving.len(),
+            refused = self.refused.len(),
+            "HAProxy serves"
+        );
+    }
+
+    /// Whether both watches have shown what there is: routes without their leaders would cut off those who are served.
+    fn seen(&self) -> bool {
+        self.seen_routing && self.seen_service
+    }
+
+    fn serves(&self, port: Port) -> bool {
+        self.serving.contains_key(&port) || self.refused.contains_key(&port)
+    }
+
+    /// Whether HAProxy has just ended. Then it will be started again.
+    async fn haproxy_has_ended(&mut self) -> bool {
+        let status = match &mut self.idle {
+            Some(haproxy) => haproxy.reap().await,
+            None => None,
+        };
+        let Some(status) = status else { return false };
+        tracing::error!(status, "HAProxy has ended; it is started again");
+        self.worker = None;
+        self.serving.clear();
+        self.former_workers = false;
+        self.again();
+        true
+    }
+
+    /// Sees to it that HAProxy is started or reloaded: at once after the first failure, then later and later.
+    fn again(&mut self) {
+        let now = Instant::now();
+        if self
+            .failed
+            .is_none_or(|failed| now - failed > 3 * LONGEST_BACKOFF)
+        {
+            self.backoff = Duration::ZERO;
+        }
+        self.failed = Some(now);
+        self.apply_due = Some(now + self.backoff);
+        self.backoff = (self.backoff * 2).clamp(SHORTEST_BACKOFF, LONGEST_BACKOFF);
+    }
+
+    fn gather(&mut self) {
+        self.apply_due.get_or_insert_with(|| Instant::now() + GATHER);
+    }
+
+    /// Looks whether ports that others had have become free.
+    fn retry_ports(&mut self, now: Instant) {
+        if self.retry_ports.is_none_or(|due| due > now) {
+            return;
+        }
+        self.retry_ports = Some(now + RETRY_PORTS);
+        let address = self.bind_address;
+        let free = |(port, refusal): (&Port, &Refusal)| {
+            refusal.again <= now && listen_port::obstacle(address, *port).is_none()
+        };
+        if self.refused.iter().any(free) {
+            self.gather();
+        }
+    }
+
+    /// When something is to be done, whatever happens.
+    fn alarm(&self) -> Alarm {
+        let work = [self.apply_due, self.sweep_due];
+        let work = work.into_iter().filter(|_| self.idle.is_some() && self.seen());
+        let times = work.chain([self.retry_ports, self.routes.deadline()]);
+        let next = times.flatten().min();
+        next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
+            .into()
+    }
+}
+
+async fn busy(work: &mut Option<Work>) -> (Haproxy, Outcome) {
+    match work {
+        Some(future) => {
+            let done = future.await;
+            *work = None;
+            done
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn ended(haproxy: &mut Option<Haproxy>) {
+    match haproxy {
+        Some(haproxy) => haproxy.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next event, if it is there already.
+fn at_hand(watch: &mut Box<dyn Watch>) -> Option<WatchEvent> {
+    let mut next = pin!(watch.next());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match next.as_mut().poll(&mut context) {
+        Poll::Ready(event) => Some(event),
+        Poll::Pending => None,
+    }
+}
+
+/// An error with its sources.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! The directory in which HAProxy runs, held by one router at a time.
+//!
+//! **Guarantees.** Two routers never hold the same directory (a lock on the directory itself, which the kernel takes
+//! back when the router ends in whatever way). Sockets in it are reached however long its path is: HAProxy gets their
+//! bare names, since it runs in the directory, and the router goes through its own descriptor.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::error::RouterError;
+
+/// HAProxy's configuration.
+pub(crate) const CONFIG: &str = "haproxy.cfg";
+/// What HAProxy says.
+pub(crate) const LOG: &str = "haproxy.log";
+/// The socket of HAProxy's master process.
+pub(crate) const MASTER: &str = "master.sock";
+
+/// The directory.
+#[derive(Debug)]
+pub(crate) struct StateDirectory {
+    path: PathBuf,
+    handle: File,
+    identity: (u64, u64),
+}
+
+impl StateDirectory {
+    /// Makes the directory if need be, and locks it.
+    ///
+    /// # Errors
+    /// When that is not possible, or another router holds it.
+    pub(crate) fn open(path: &Path) -> Result<Self, RouterError> {
+        let unusable = |source| RouterError::StateDirectory {
+            path: path.to_owned(),
+            source,
+        };
+        // Nobody else may send commands to HAProxy.
+        let mut builder = DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(unusable)?;
+        let directory = Self::peek(path).map_err(unusable)?;
+        match flock(&directory.handle, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(directory),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(RouterError::Busy { path: directory.path }),
+            Err(error) => Err(unusable(error.into())),
+        }
+    }
+
+    /// The directory without its lock, to look at it only.
+    pub(super) fn peek(path: &Path) -> io::Result<Self> {
+        let path = fs::canonicalize(path)?;
+        let handle = File::open(&path)?;
+        let metadata = handle.metadata()?;
+        Ok(Self {
+            path,
+            identity: (metadata.dev(), metadata.ino()),
+            handle,
+        })
+    }
+
+    /// The directory's path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path to a socket in it, short enough for a socket's address.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.handle.as_raw_fd()))
+    }
+
+    /// Whether a path leads to this directory.
+    pub(crate) fn is(&self, path: &Path) -> bool {
+        fs::metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity)
+    }
+
+    /// Puts a file there, whole or not at all.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        let draft = self.path.join(format!("{name}.new"));
+        fs::write(&draft, text)?;
+        fs::rename(draft, self.path.join(name))
+    }
+
+    /// The numbers of the workers' sockets that are there.
+    pub(crate) fn workers(&self) -> Vec<u64> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| worker_number(&name)).collect()
+    }
+
+    /// Removes the sockets of all workers but one.
+    pub(crate) fn forget_workers(&self, except: Option<u64>) {
+        for number in self.workers() {
+            if Some(number) != except {
+                self.remove(&worker(number));
+            }
+        }
+    }
+
+    /// Removes all that HAProxy and the router have put there.
+    pub(crate) fn clear(&self) {
+        self.forget_workers(None);
+        for name in [MASTER, CONFIG, LOG] {
+            self.remove(name);
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        // Absence is what is wanted; anything else shows when the name is used again.
+        let _ = fs::remove_file(self.path.join(name));
+    }
+}
+
+/// The name of a worker's socket.
+pub(crate) fn worker(number: u64) -> String {
+    format!("worker-{number}.sock")
+}
+
+fn worker_number(name: &str) -> Option<u64> {
+    name.strip_prefix("worker-")?.strip_suffix(".sock")?.parse().ok()
+}

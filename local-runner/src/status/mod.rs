@@ -1,0 +1,86 @@
+//! What operators look at: `service-status` and `show-cells`, in the original's lines or as JSON or a table.
+//!
+//! **Guarantees.** Each look costs two or three requests to etcd, however many instances there are, and nothing that
+//! stands in etcd makes it fail: what cannot be understood is shown as `unknown`.
+//! **Caveats.** The reads may be a moment behind (they are not decided on).
+
+mod cells;
+mod output;
+mod services;
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use shared::store::{Store, StoreError};
+use tokio::time::sleep;
+
+use crate::cli::ConfigFile;
+
+/// Between two looks with `--watch`.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How to show it.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// How it is printed.
+    #[arg(long, value_enum, default_value_t = Output::Lines)]
+    output: Output,
+    /// Look again every two seconds, until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// The forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// The original's lines, for scripts.
+    Lines,
+    /// A JSON array, with everything that is known.
+    Json,
+    /// A table for people, with everything that is known.
+    Table,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum View {
+    /// The members of all clusters.
+    Services,
+    /// All cells.
+    Cells,
+}
+
+/// Why a status could not be shown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StatusError {
+    /// etcd could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The output could not be written.
+    #[error("the output cannot be written")]
+    Write(#[from] std::io::Error),
+}
+
+/// Shows a view once, or again and again.
+///
+/// # Errors
+/// When etcd cannot be read or the output cannot be written.
+pub(crate) async fn show(
+    store: &dyn Store,
+    view: View,
+    arguments: &StatusArguments,
+) -> Result<(), StatusError> {
+    loop {
+        let sheet = match view {
+            View::Services => services::sheet(store).await?,
+            View::Cells => cells::sheet(store).await?,
+        };
+        output::print(&sheet, arguments.output, arguments.watch)?;
+        if !arguments.watch {
+            return Ok(());
+        }
+        sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,231 @@
+//! `PATCH /v2/service_instances/:id`: changes an instance (osb-reference.md, 6).
+
+use serde_json::{Map, Value};
+
+use super::{Patience, begin, mark, operation_name, wait};
+use crate::{
+    advance::{Current, advance_from, read_record},
+    broker::Broker,
+    catalog::Plan,
+    decide::placement::{self, Wanted},
+    error::Error,
+    ids::InstanceId,
+    keyspace, parameters,
+    record::{Operation, OperationKind, OperationState, Record, State},
+    store::StoreError,
+};
+
+/// How often a lost compare-and-swap is tried again.
+const TRIES: usize = 5;
+
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The instance to change.
+    pub instance: InstanceId,
+    /// Its service.
+    pub service_id: String,
+    /// The plan it shall have; `None`: as it is.
+    pub plan_id: Option<String>,
+    /// The parameters to change; the others stay as they are.
+    pub parameters: Map<String, Value>,
+    /// `maintenance_info.version`, if given.
+    pub maintenance_version: Option<String>,
+    /// How the client takes the end.
+    pub patience: Patience,
+    /// Who asks.
+    pub originating_identity: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Updated {
+    /// It is as asked for.
+    Done,
+    /// It is being changed.
+    Accepted {
+        /// The operation to poll for.
+        operation: String,
+    },
+}
+
+/// Changes an instance, or joins whoever changes it the same way.
+///
+/// # Errors
+/// 400, 404, 422, 503 and 504 of [`Error`]; then nothing was changed.
+pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error> {
+    broker.settings.catalog.service(&command.service_id)?;
+    if let Some(plan_id) = &command.plan_id {
+        let (_, plan) = broker.settings.catalog.plan(&command.service_id, plan_id)?;
+        check(command, plan)?;
+    }
+    command.patience.check()?;
+    for _ in 0..TRIES {
+        let Some(current) = read_record(broker, &command.instance).await? else {
+            return Err(Error::NotFound("there is no such instance".to_owned()));
+        };
+        let record = &current.record;
+        if record.state == State::Deleting {
+            return Err(Error::Concurrency(
+                "the instance is being deprovisioned".to_owned(),
+            ));
+        }
+        let plan = plan_of(broker, command, record)?;
+        check(command, plan)?;
+        let (node_count, parameters) = target(command, record, plan)?;
+        let as_asked = record.node_count == node_count && record.request.parameters == parameters;
+        if let Some(operation) = &record.operation {
+            if operation.kind == OperationKind::Update && as_asked {
+                let operation = operation.clone();
+                return finish(broker, command, &operation).await;
+            }
+            let kind = operation.kind.as_str();
+            return Err(Error::Concurrency(format!(
+                "the instance is busy with its {kind}"
+            )));
+        }
+        let failed = record
+            .last_operation
+            .as_ref()
+            .filter(|last| last.state == OperationState::Failed);
+        if failed.is_some_and(|last| last.kind == OperationKind::Provision) {
+            return Err(Error::Unprocessable(
+                "the instance was never made completely; delete it".to_owned(),
+            ));
+        }
+        if as_asked && failed.is_none() {
+            return Ok(Updated::Done);
+        }
+        check_room(broker, record, node_count).await?;
+        if let Some(updated) = begin_update(broker, command, current, node_count, parameters).await? {
+            return Ok(updated);
+        }
+    }
+    Err(Error::Concurrency(
+        "another request about this instance is under way".to_owned(),
+    ))
+}
+
+/// Writes the changed record and takes the first steps. `None`: somebody else wrote first.
+async fn begin_update(
+    broker: &Broker,
+    command: &Update,
+    current: Current,
+    node_count: u32,
+    parameters: Map<String, Value>,
+) -> Result<Option<Updated>, Error> {
+    let Current { record, index } = current;
+    let description = record
+        .last_operation
+        .as_ref()
+        .map(|last| last.description.clone())
+        .unwrap_or_default();
+    let operation = begin(
+        broker,
+        OperationKind::Update,
+        description,
+        command.originating_identity.clone(),
+    );
+    mark(broker, &command.instance, record.incarnation, &operation).await?;
+    let mut next = Record {
+        node_count,
+        operation: Some(operation.clone()),
+        ..record
+    };
+    next.request.parameters = parameters;
+    let key = keyspace::record(&command.instance);
+    match broker
+        .store
+        .compare_and_swap(&key, &next.to_json(), index, None)
+        .await
+    {
+        Ok(index) => {
+            tracing::info!(
+                instance = %command.instance, operation = %operation.id, node_count,
+                identity = command.originating_identity, "update accepted"
+            );
+            advance_from(broker, Current { record: next, index }, None).await?;
+            finish(broker, command, &operation).await.map(Some)
+        }
+        // It moved; or our write came through, and is found as under way.
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn finish(broker: &Broker, command: &Update, operation: &Operation) -> Result<Updated, Error> {
+    if command.patience == Patience::Polls {
+        return Ok(Updated::Accepted {
+            operation: operation_name(operation),
+        });
+    }
+    match wait::until_ended(broker, &command.instance).await? {
+        wait::Ended::Well => Ok(Updated::Done),
+        wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
+    }
+}
+
+fn check(command: &Update, plan: &Plan) -> Result<(), Error> {
+    parameters::node_count(&command.parameters, plan)?;
+    parameters::check_maintenance(command.maintenance_version.as_deref(), plan)
+}
+
+fn plan_of<'b>(broker: &'b Broker, command: &Update, record: &Record) -> Result<&'b Plan, Error> {
+    if record.request.service_id != command.service_id {
+        return Err(Error::BadRequest(
+            "the instance is of another service than this request names".to_owned(),
+        ));
+    }
+    if command
+        .plan_id
+        .as_ref()
+        .is_some_and(|plan_id| *plan_id != record.request.plan_id)
+    {
+        return Err(Error::PlanChangeNotSupported);
+    }
+    let (_, plan) = broker
+        .settings
+        .catalog
+        .plan(&record.request.service_id, &record.request.plan_id)?;
+    Ok(plan)
+}
+
+/// What the instance shall be: parameters that the request does not name stay as they are.
+fn target(command: &Update, record: &Record, plan: &Plan) -> Result<(u32, Map<String, Value>), Error> {
+    let mut merged = record.request.parameters.clone();
+    merged.extend(command.parameters.clone());
+    // Without a count in the request the instance keeps the one it has, also when the plan's default has changed.
+    let node_count = if command.parameters.is_empty() {
+        record.node_count
+    } else {
+        parameters::node_count(&merged, plan)?
+    };
+    Ok((node_count, merged))
+}
+
+/// Would there be a cell for each node that is to be added? Asked before anything is written.
+async fn check_room(broker: &Broker, record: &Record, node_count: u32) -> Result<(), Error> {
+    let staying = record.staying().count();
+    let count = usize::try_from(node_count)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(staying);
+    if count == 0 {
+        return Ok(());
+    }
+    let cells = broker.settings.known_cells.list(&*broker.store).await?;
+    let views: Vec<_> = cells.into_iter().map(|cell| cell.view).collect();
+    let wanted = Wanted {
+        count,
+        zones: record
+            .staying()
+            .map(|(_, node)| node.availability_zone.as_str())
+            .collect(),
+        occupied: record.nodes.values().map(|node| &node.cell).collect(),
+        only: record.cells.as_deref(),
+        seed: broker.clock.random(),
+    };
+    placement::choose(&views, &wanted)?;
+    Ok(())
+}
