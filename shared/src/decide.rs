@@ -9,9 +9,11 @@
 //! that were done already.
 //!
 //! The parts: [`active`] makes the cluster what was asked for (provision, update), [`deprovision`] takes it away,
-//! [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`] says it to the client.
+//! `departure` lets nodes go, [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`]
+//! says it to the client.
 
 pub mod active;
+mod departure;
 pub mod deprovision;
 pub mod describe;
 pub mod dynamic_configuration;

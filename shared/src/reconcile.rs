@@ -76,16 +76,20 @@ pub async fn operations(broker: &Broker) -> Result<Found, Error> {
 
 /// Moves one instance on that is marked as having an operation under way.
 async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Found, Error> {
+    let in_progress = Found {
+        in_progress: 1,
+        waiting: 0,
+    };
     let waiting = Found {
         in_progress: 0,
         waiting: 1,
     };
+    if Marker::parse(&marker.value).is_some_and(|marker| marker.is_fresh(broker.clock.now())) {
+        return Ok(in_progress);
+    }
     match advance(broker, id).await? {
         Some(pass) if pass.is_gone() => Ok(Found::default()),
-        Some(pass) if pass.record.operation.is_some() => Ok(Found {
-            in_progress: 1,
-            waiting: 0,
-        }),
+        Some(pass) if pass.record.operation.is_some() => Ok(in_progress),
         Some(pass) if has_settled(&pass.record) => settle(broker, &pass).await.map(|()| waiting),
         // A node leaves, or a deprovision that ran out of time goes on: the marker stays until that is over.
         Some(_) => Ok(waiting),

@@ -1,9 +1,12 @@
 //! etcd or cells that are away: a clear error, and nothing left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
+use shared::store::Store;
 use tests::{
     osb::{Answer, Osb, PLAN, SERVICE, fresh_id, nodes, send},
     stack::{Options, Stack},
@@ -156,37 +159,62 @@ async fn a_cell_that_was_just_killed_is_replaced() {
     stack.assert_no_node("a deprovision");
 }
 
-#[tokio::test]
-async fn ports_are_exhausted() {
+/// A port range of which all ports but the last `free` ones belong to somebody else.
+async fn stack_with_ports(range: std::ops::Range<u16>, free: u16) -> Stack {
+    let last = range.end - 1;
     let stack = stack(Options {
-        variables: vec![("PORTS_RANGE", "30000-30000".to_owned())],
+        variables: vec![("PORTS_RANGE", format!("{}-{last}", range.start))],
         ..Options::default()
     })
     .await;
-    let osb = stack.osb();
-    let first = fresh_id();
-    osb.provision(&first, &nodes(1)).await.expect(202);
-    let keys_of_others = || {
-        let mut keys = stack.keys();
-        keys.0
-            .retain(|key, _| !key.contains(&first) && !key.starts_with("/cells/"));
-        keys
-    };
-    let before = keys_of_others();
+    let etcd = stack.etcd.client();
+    let owner = "other 00000000-0000-4000-8000-000000000000";
+    for port in range.start..range.end - free {
+        etcd.set(&format!("/routing/ports/{port}"), owner, None)
+            .await
+            .unwrap();
+    }
+    stack
+}
 
-    let second = fresh_id();
-    let answer = osb.provision(&second, &nodes(1)).await;
+async fn refused_for_want_of_a_port(stack: &Stack) {
+    let instance = fresh_id();
+    let answer = stack.osb().provision(&instance, &nodes(1)).await;
     answer.expect(422);
     assert!(
         answer.description().contains("no public port is free"),
         "{}",
         answer.text
     );
-    let after = keys_of_others().without_remains(&second);
-    assert_eq!(after.changes_since(&before), Vec::<String>::new());
+    let keys = stack.keys().without_remains(&instance);
+    let mut left = keys
+        .0
+        .iter()
+        .filter(|(key, value)| key.contains(&instance) || value.contains(&instance));
+    assert_eq!(left.next(), None);
+}
 
+#[tokio::test]
+async fn ports_are_exhausted() {
+    let stack = stack_with_ports(30000..30012, 1).await;
+    let osb = stack.osb();
+    let before = stack.keys();
+    let first = fresh_id();
+    osb.provision(&first, &nodes(1)).await.expect(202);
+    assert_eq!(stack.keys().0[&format!("/routing/allocation/{first}")], "30011");
+    refused_for_want_of_a_port(&stack).await;
     osb.unmake(&first).await;
-    // Its port rests, so that it is still not free.
-    osb.provision(&second, &nodes(1)).await.expect(422);
-    stack.assert_no_node("the end of all instances");
+    // Now that port rests.
+    refused_for_want_of_a_port(&stack).await;
+    let mut after = stack.keys().without_remains(&first);
+    after.0.retain(|key, _| !key.starts_with("/tombstones/"));
+    assert_eq!(after.changes_since(&before), Vec::<String>::new());
+    stack.assert_no_node("all of this");
+}
+
+#[tokio::test]
+async fn the_only_port_is_taken() {
+    let stack = stack_with_ports(30000..30001, 0).await;
+    refused_for_want_of_a_port(&stack).await;
+    stack.assert_no_node("a provision without a port");
 }

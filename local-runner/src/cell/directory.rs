@@ -32,6 +32,7 @@ use shared::{
 };
 
 use super::{account::Account, error::CellError, ports::PortPair};
+use crate::durable::{sync_directory, write_durably};
 
 /// The data directory of a cell, locked.
 #[derive(Debug)]
@@ -366,35 +367,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Writes a file so that after a power cut it is the old or the new one as a whole. `own` sets its owner.
-pub(super) fn write_durably(
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-    own: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    own(&temporary)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), sync_directory)
 }
 
 #[cfg(test)]

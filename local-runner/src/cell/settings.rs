@@ -83,7 +83,7 @@ impl Settings {
     }
 
     /// Where the API listens.
-    pub(super) fn api_address(&self) -> SocketAddr {
+    pub(crate) fn api_address(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.api_port)
     }
 

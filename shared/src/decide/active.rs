@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    Decision, Situation, describe, dynamic_configuration, end,
+    Decision, Situation, departure, describe, dynamic_configuration, end,
     placement::{self, Wanted},
     shortcomings::{self, Shortcoming},
     tell,
 };
 use crate::{
-    effect::{Effect, PortFact, StartAnswer},
+    effect::{Effect, PortFact},
     ids::{CellGuid, NodeId},
     record::{Node, OperationKind, OperationState, Phase, PortClaim, Record},
 };
@@ -34,7 +34,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut effects = take_in(&mut record, situation);
     let Some(operation) = record.operation.clone() else {
         if situation.record.somebody_leaves() {
-            remove_leaving(&record, situation, &mut effects);
+            departure::remove_leaving(&record, situation, &mut effects);
             effects.extend(unmark(&record));
         }
         return Decision { record, effects };
@@ -51,10 +51,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut trouble = None;
     if !overdue {
         own_port(&mut record, &mut effects, situation);
-        replace_refused(&mut record, &mut effects, situation);
+        departure::replace_refused(&mut record, &mut effects, situation);
         start_over(&mut record, situation);
         trouble = fill_up(&mut record, &mut effects, situation);
-        thin_out(&mut record, situation);
+        departure::thin_out(&mut record, situation);
     }
 
     let missing = shortcomings::of(&record, situation);
@@ -78,7 +78,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     for shortcoming in &missing {
         effects.extend(remedy(shortcoming, &missing, &record, situation));
     }
-    remove_leaving(&record, situation, &mut effects);
+    departure::remove_leaving(&record, situation, &mut effects);
     let states = describe::cluster(&record, situation.cluster);
     tell(
         &mut record,
@@ -178,33 +178,6 @@ fn own_port(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situatio
     }
 }
 
-/// Gives up nodes that their cells certainly do not run, provided that there is another cell for each. Until then the
-/// same cell is asked again.
-fn replace_refused(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
-    let refused: Vec<NodeId> = record
-        .nodes
-        .iter()
-        .filter(|(node, placed)| {
-            placed.phase == Phase::Assigned
-                && matches!(situation.facts.started.get(node), Some(StartAnswer::Refused(_)))
-        })
-        .map(|(node, _)| *node)
-        .collect();
-    if refused.is_empty() {
-        return;
-    }
-    let Some(cells) = &situation.facts.cells else {
-        effects.push(Effect::ListCells);
-        return;
-    };
-    if placement::choose(cells, &wanted(record, refused.len(), situation)).is_err() {
-        return;
-    }
-    for (_, node) in record.nodes.iter_mut().filter(|(node, _)| refused.contains(node)) {
-        node.phase = Phase::Leaving;
-    }
-}
-
 /// Starts a bootstrap over that has had no leader for too long: all nodes go, and new ones come once they are gone and
 /// nothing of the attempt is left. Only before the cluster ever stood.
 fn start_over(record: &mut Record, situation: &Situation<'_>) {
@@ -287,7 +260,7 @@ pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
     }
 }
 
-fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wanted<'a> {
+pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wanted<'a> {
     let occupied: BTreeSet<&CellGuid> = record.nodes.values().map(|node| &node.cell).collect();
     Wanted {
         count,
@@ -298,36 +271,6 @@ fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wa
         occupied,
         only: record.cells.as_deref(),
         seed: situation.seed,
-    }
-}
-
-/// Lets one surplus node leave at a time, never the leader. When it goes is for [`remove_leaving`] to say.
-fn thin_out(record: &mut Record, situation: &Situation<'_>) {
-    let staying: Vec<(NodeId, &Node)> = record.staying().collect();
-    let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
-    if staying.len() <= enough || record.somebody_leaves() || situation.cluster.running_leader().is_none() {
-        return;
-    }
-    let neighbours = |zone: &str| {
-        staying
-            .iter()
-            .filter(|(_, node)| node.availability_zone == zone)
-            .count()
-    };
-    let surplus = staying
-        .iter()
-        .filter(|(node, _)| !situation.cluster.is_led_by(*node))
-        // A node that does not run first, then one of the fullest zone.
-        .max_by_key(|(id, node)| {
-            let runs = situation
-                .cluster
-                .member(*id)
-                .is_some_and(|member| member.is_running());
-            (!runs, neighbours(&node.availability_zone), *id)
-        })
-        .map(|(id, _)| *id);
-    if let Some(node) = surplus.and_then(|id| record.nodes.get_mut(&id)) {
-        node.phase = Phase::Leaving;
     }
 }
 
@@ -386,45 +329,5 @@ fn remedy(
             })
         }
         _ => None,
-    }
-}
-
-/// Asks cells to remove the nodes that leave, each as soon as that harms nobody.
-fn remove_leaving(record: &Record, situation: &Situation<'_>, effects: &mut Vec<Effect>) {
-    let (cluster, facts) = (situation.cluster, situation.facts);
-    let missing = shortcomings::of(record, situation);
-    let others_stream = !missing.iter().any(|one| {
-        matches!(
-            one,
-            Shortcoming::NoLeader
-                | Shortcoming::LeaderLeaves
-                | Shortcoming::NotRunning { .. }
-                | Shortcoming::NotStreaming { .. }
-        )
-    });
-    for (node, _) in record
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.phase == Phase::Leaving)
-    {
-        let member = cluster.member(*node);
-        // Before the cluster ever stood there is nothing to lose.
-        let nothing_to_lose = !record.bootstrapped;
-        // Its cell has told Patroni that it must not lead any more, so that it cannot win an election that starts while
-        // it is being stopped; or it does not take part at all.
-        let passed_over = member.is_none_or(|member| member.nofailover);
-        if nothing_to_lose || (passed_over && others_stream && !cluster.is_led_by(*node)) {
-            effects.push(Effect::Remove(*node));
-        } else if !passed_over {
-            // Asking again makes the cell look at the record at once, where it sees that the node leaves.
-            effects.push(Effect::Start(*node));
-        }
-    }
-    let unsure = missing
-        .iter()
-        .any(|one| matches!(one, Shortcoming::NotStreaming { .. }));
-    if unsure && record.nodes.values().any(|node| node.phase == Phase::Leaving) && facts.replication.is_none()
-    {
-        effects.push(Effect::AskReplication);
     }
 }

@@ -209,14 +209,15 @@ fn clusters() -> impl Strategy<Value = Cluster> {
             Some(json!({"ttl": 30, "loop_wait": 2})),
         ]),
     ];
-    let leaves = vec(("/service/f1/[a-c]", Just(Index::MIN)), 0..3);
+    let keys = || select(vec!["/service/f1/a", "/service/f1/b"]).prop_map(str::to_owned);
+    let leaves = vec((keys(), Just(Index::MIN)), 0..3);
     (
         option::weighted(0.8, select(vec!["", "73", "74"])),
         option::weighted(0.8, names()),
         btree_map(names(), members(), 0..6),
         configurations,
         leaves,
-        vec("/service/f1/[a-c]", 0..2),
+        vec(keys(), 0..2),
         any::<bool>(),
     )
         .prop_map(

@@ -112,13 +112,8 @@ fn whoever_has_a_leader_is_not_started_over() {
 fn once_it_has_stood_it_is_never_started_over() {
     let stood = Case::assigned(2).led_by(1).next();
     assert!(stood.record.bootstrapped);
-    for case in [
-        stood.clone().leaderless(),
-        stood
-            .clone()
-            .leaderless()
-            .with(|case| case.cluster = Default::default()),
-    ] {
+    let cleared = stood.clone().with(|case| case.cluster = Default::default());
+    for case in [stood.leaderless(), cleared] {
         let decision = case.after(500).decide();
         assert_eq!((decision.leaving(), decision.removes()), (vec![], vec![]));
         assert!(decision.record.bootstrapped);
@@ -152,7 +147,7 @@ fn leavings_of_an_earlier_life_are_cleared_before_the_first_node() {
     let case = Case::claimed(2).with(|case| {
         case.facts.cells = Some(cells(6));
         let leaf = ("/service/f1/initialize".to_owned(), NonZeroU64::MIN);
-        case.cluster.leaves.push(leaf.clone());
+        case.cluster.leaves.push(leaf);
     });
     let decision = case.decide();
     assert!(decision.record.nodes.is_empty());
