@@ -18,6 +18,8 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Run everything on this machine: etcd, cells, the router and the broker. Ctrl-C stops it; the data stays.
     Up(up::Options),
+    /// Show it all at work, from the first node to the last trace, and check it: takes half a minute, leaves nothing.
+    Demo,
     /// Serve the Open Service Broker API.
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.

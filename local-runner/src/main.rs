@@ -3,6 +3,7 @@
 mod broker;
 mod cell;
 mod cli;
+mod demo;
 mod durable;
 mod interrupts;
 mod log;
@@ -42,22 +43,25 @@ fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> ExitCode {
-    if let Command::Up(options) = command {
-        let outcome = match Interrupts::listen() {
-            Ok(interrupts) => up::run(options, interrupts).await.map_err(AnyError::from),
-            Err(error) => Err(error.into()),
-        };
-        return match outcome {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => complain(&*error),
-        };
-    }
-    log::to_stderr();
-    match serve(command).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", chain(&*error));
-            ExitCode::FAILURE
+    match command {
+        Command::Up(options) => {
+            let up = async { Ok(up::run(options, Interrupts::listen()?).await?) };
+            up.await
+                .map_or_else(|error: AnyError| complain(&*error), |()| ExitCode::SUCCESS)
+        }
+        Command::Demo => {
+            let demo = async { demo::run(Interrupts::listen()?).await };
+            demo.await.unwrap_or_else(|error| complain(&*error))
+        }
+        part => {
+            log::to_stderr();
+            match serve(part).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{}", chain(&*error));
+                    ExitCode::FAILURE
+                }
+            }
         }
     }
 }
@@ -86,8 +90,8 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         }
         Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
         Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
-        // Has a log of its own.
-        Command::Up(_) => {}
+        // These have a log of their own.
+        Command::Up(_) | Command::Demo => {}
     }
     Ok(())
 }

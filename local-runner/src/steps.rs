@@ -76,14 +76,14 @@ impl Step {
         }
     }
 
-    /// The step has succeeded: its last line, and how long it took.
-    pub(crate) fn done(self, text: &str) -> Duration {
-        let took = self.since.elapsed();
-        self.done_in(text, took)
+    /// How long it has taken by now.
+    pub(crate) fn so_far(&self) -> Duration {
+        self.since.elapsed()
     }
 
-    /// The same with a time that was taken elsewhere.
-    pub(crate) fn done_in(mut self, text: &str, took: Duration) -> Duration {
+    /// The step has succeeded: its last line, and how long it took.
+    pub(crate) fn done(mut self, text: &str) -> Duration {
+        let took = self.since.elapsed();
         self.end("{prefix:.green} {msg}", "✓", &timed(text, WIDTH, took));
         took
     }

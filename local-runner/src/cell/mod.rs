@@ -46,5 +46,5 @@ use crate::process;
 
 pub(crate) use account::Account;
 pub(crate) use error::CellError;
-pub(crate) use service::run;
+pub(crate) use service::{patroni_version, run};
 pub(crate) use settings::Settings;

@@ -64,7 +64,7 @@ impl Stop {
     pub(super) async fn told(mut self) {
         // A sender that is gone means that nobody waits for the component any more; its task is being aborted.
         if self.0.wait_for(|told| *told).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -42,7 +42,15 @@ pub(crate) enum UpError {
     /// etcd cannot be used.
     #[error(transparent)]
     Etcd(#[from] EtcdError),
-    /// Patroni's user cannot work here.
+    /// HAProxy is not there, or does not run.
+    #[error("HAProxy cannot be run as {program}: install it (Debian: haproxy)")]
+    Haproxy {
+        /// What was tried.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Patroni cannot work here.
     #[error(transparent)]
     Cell(#[from] CellError),
     /// A part did not start.

@@ -44,7 +44,7 @@ const PEER: &str = "unix://peer:0";
 pub(super) struct Etcd {
     /// The program: a path, or a name to look for along `PATH`.
     pub(super) program: PathBuf,
-    /// Its own directory.
+    /// Its own directory, with symbolic links resolved.
     pub(super) directory: PathBuf,
     /// Where clients reach it.
     pub(super) address: SocketAddr,
@@ -148,30 +148,6 @@ impl Etcd {
         self.directory.join("etcd.log")
     }
 
-    fn data(&self) -> PathBuf {
-        self.directory.join("data")
-    }
-
-    /// The etcd that works on the directory, if there is one.
-    ///
-    /// # Errors
-    /// When the processes cannot be looked at.
-    pub(super) fn left_behind(&self) -> io::Result<Option<Stat>> {
-        let Ok(directory) = self.directory.canonicalize() else {
-            return Ok(None);
-        };
-        // Not by a file that says which process it is: that can be lost or old, and the kernel knows.
-        let found = working_in(&directory, geteuid().as_raw())?;
-        let data = self.data();
-        let is_etcd = |stat: &Stat| {
-            let arguments = stat.arguments();
-            arguments
-                .iter()
-                .any(|argument| argument == data.as_os_str().as_bytes())
-        };
-        Ok(found.into_iter().find(is_etcd))
-    }
-
     /// Whether an etcd that was left behind serves the address that this one is to serve.
     pub(super) fn serves(&self, stat: &Stat) -> bool {
         let url = self.url();
@@ -204,7 +180,7 @@ impl Etcd {
     /// Takes over an etcd that an earlier process left behind, or stops it when it is of no use.
     async fn take_over(&self) -> Result<Option<Running>, EtcdError> {
         let system = |source| self.system(source);
-        let Some(stat) = self.left_behind().map_err(system)? else {
+        let Some(stat) = left_behind(&self.directory).map_err(system)? else {
             return Ok(None);
         };
         let id = stat.id().map_err(system)?;
@@ -252,7 +228,7 @@ impl Etcd {
             .args(["--listen-peer-urls", PEER, "--initial-advertise-peer-urls", PEER])
             .args(["--initial-cluster", &format!("up={PEER}")])
             .arg("--data-dir")
-            .arg(self.data())
+            .arg(data(&self.directory))
             .current_dir(&self.directory)
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -358,6 +334,27 @@ impl Etcd {
         }
         Ok(())
     }
+}
+
+/// The etcd that works in a directory, if there is one.
+///
+/// # Errors
+/// When the processes cannot be looked at.
+pub(super) fn left_behind(directory: &Path) -> io::Result<Option<Stat>> {
+    // Not by a file that says which process it is: that can be lost or old, and the kernel knows.
+    let found = working_in(directory, geteuid().as_raw())?;
+    let data = data(directory);
+    let is_etcd = |stat: &Stat| {
+        let arguments = stat.arguments();
+        arguments
+            .iter()
+            .any(|argument| argument == data.as_os_str().as_bytes())
+    };
+    Ok(found.into_iter().find(is_etcd))
+}
+
+fn data(directory: &Path) -> PathBuf {
+    directory.join("data")
 }
 
 /// Takes hold of a child; `None` when it has ended already.

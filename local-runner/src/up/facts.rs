@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use secrecy::ExposeSecret;
 use shared::config::{Config, Credentials};
 
-use super::{etcd::Etcd, state_directory::StateDirectory};
+use super::state_directory::StateDirectory;
 use crate::cell;
 
 /// What there is to know about a stack from outside.
@@ -23,17 +23,29 @@ pub(crate) struct Facts {
     pub(crate) log: PathBuf,
     /// The cells' own directory.
     pub(crate) cells: PathBuf,
-    etcd: (String, String),
+    versions: Versions,
+    etcd: String,
     public_ports: String,
     /// Address and zone of each.
     places: Vec<(String, String)>,
+}
+
+/// The versions of what the stack runs.
+#[derive(Debug, Clone)]
+pub(super) struct Versions {
+    /// Such as `3.4.23`.
+    pub(super) etcd: String,
+    /// Such as `2.6.12`.
+    pub(super) haproxy: String,
+    /// Such as `patroni 3.0.2`.
+    pub(super) patroni: String,
 }
 
 impl Facts {
     pub(super) fn of(
         config: &Config,
         cells: &[cell::Settings],
-        etcd: &Etcd,
+        versions: Versions,
         directory: &StateDirectory,
     ) -> Self {
         let service = config.catalog.services().first();
@@ -47,7 +59,8 @@ impl Facts {
             state_directory: directory.root().to_owned(),
             log: directory.log(),
             cells: directory.cells(),
-            etcd: (etcd.version.clone(), etcd.url()),
+            versions,
+            etcd: config.kvstore.machines.join(", "),
             public_ports: format!("{}-{}", config.ports.first, config.ports.last),
             places: cells
                 .iter()
@@ -72,26 +85,30 @@ impl Facts {
     }
 
     pub(super) fn etcd_line(&self) -> String {
-        let (version, url) = &self.etcd;
-        format!("etcd {version} on {url}")
+        format!("etcd {} on {}", self.versions.etcd, self.etcd)
     }
 
     pub(super) fn cells_line(&self) -> String {
         match self.places.as_slice() {
-            [(address, zone)] => format!("1 cell on {address} in {zone}"),
+            [(address, zone)] => format!("1 cell on {address} in {zone} ({})", self.versions.patroni),
             [(first, _), .., (last, _)] => {
                 let mut zones: Vec<&str> = self.places.iter().map(|(_, zone)| zone.as_str()).collect();
                 zones.sort_unstable();
                 zones.dedup();
                 let (count, zones) = (self.places.len(), zones.join(", "));
-                format!("{count} cells on {first} to {last} in {zones}")
+                let patroni = &self.versions.patroni;
+                format!("{count} cells on {first} to {last} in {zones} ({patroni})")
             }
             [] => "no cells".to_owned(),
         }
     }
 
     pub(super) fn router_line(&self) -> String {
-        format!("router on {}, ports {}", self.broker.ip(), self.public_ports)
+        let (address, version) = (self.broker.ip(), &self.versions.haproxy);
+        format!(
+            "router on {address}, ports {} (HAProxy {version})",
+            self.public_ports
+        )
     }
 
     pub(super) fn broker_line(&self) -> String {

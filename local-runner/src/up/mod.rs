@@ -15,7 +15,13 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use clap::Args;
 
-pub(crate) use self::{error::UpError, facts::Facts, settings::Settings, stack::Stack};
+pub(crate) use self::{
+    error::UpError,
+    facts::Facts,
+    settings::Settings,
+    stack::{Stack, clear},
+    state_directory::StateDirectory,
+};
 use crate::{interrupts::Interrupts, log, steps::Steps};
 
 /// The options of `up`.

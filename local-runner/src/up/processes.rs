@@ -9,7 +9,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::{etcd::Etcd, state_directory::StateDirectory};
+use super::{etcd, state_directory::StateDirectory};
 use crate::{
     process::{Process, Stat, read_stat, working_in},
     router,
@@ -23,12 +23,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When the processes cannot be looked at.
-pub(super) fn running(directory: &StateDirectory, node_user: u32, etcd: &Etcd) -> io::Result<Vec<Stat>> {
+pub(super) fn running(directory: &StateDirectory, node_user: u32) -> io::Result<Vec<Stat>> {
     let mut found = nodes(&directory.cells(), node_user)?;
     for pid in router::processes_at(&directory.router()) {
         found.extend(read_stat(pid)?);
     }
-    found.extend(etcd.left_behind()?);
+    found.extend(etcd::left_behind(&directory.etcd())?);
     Ok(found)
 }
 
@@ -51,9 +51,9 @@ pub(super) fn nodes(cells: &Path, user: u32) -> io::Result<Vec<Stat>> {
 ///
 /// # Errors
 /// When something does not even end by force.
-pub(super) async fn kill(directory: &StateDirectory, node_user: u32, etcd: &Etcd) -> io::Result<()> {
+pub(super) async fn kill(directory: &StateDirectory, node_user: u32) -> io::Result<()> {
     for _ in 0..ATTEMPTS {
-        let left = running(directory, node_user, etcd)?;
+        let left = running(directory, node_user)?;
         if left.is_empty() {
             return Ok(());
         }

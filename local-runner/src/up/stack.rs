@@ -17,8 +17,8 @@ use super::{
     blueprint::Blueprint,
     component::Component,
     error::UpError,
-    etcd::Etcd,
-    facts::Facts,
+    etcd::{self, Etcd},
+    facts::{Facts, Versions},
     ports::{self, Needed},
     processes,
     settings::Settings,
@@ -79,12 +79,25 @@ impl Stack {
         let directory = StateDirectory::open(&settings.state_directory)?;
         let blueprint = Blueprint::new(settings, &directory, directory.master_key()?)?;
         let config = blueprint.broker()?;
-        let cells: Vec<_> = blueprint.cells()?.into_iter().map(cell::Settings::of).collect();
+        let mut cells: Vec<_> = blueprint.cells()?.into_iter().map(cell::Settings::of).collect();
         let user = cells.first().and_then(|cell| cell.patroni.user.as_deref());
         let account = Account::choose(user)?;
         account.check_reach(&directory.cells())?;
         let etcd = Etcd::find(directory.etcd(), blueprint.etcd()).await?;
-        let facts = Facts::of(&config, &cells, &etcd, &directory);
+        let haproxy = haproxy(&blueprint.router()?.router.into()).await?;
+        let patroni = match cells.first() {
+            Some(first) => cell::patroni_version(first).await?,
+            None => String::new(),
+        };
+        for cell in &mut cells {
+            cell.patroni.version = Some(patroni.clone());
+        }
+        let versions = Versions {
+            etcd: etcd.version.clone(),
+            haproxy,
+            patroni,
+        };
+        let facts = Facts::of(&config, &cells, versions, &directory);
         ports::check(needed(&facts, &cells, &etcd)?)?;
         Ok(Self {
             store: Arc::new(setup::store(&config.kvstore)?),
@@ -136,7 +149,7 @@ impl Stack {
         step.done(&self.facts.cells_line());
 
         let step = steps.begin("router");
-        let settings = self.blueprint.router()?.router.into();
+        let settings = router::Settings::of(self.blueprint.router()?.router);
         let component = self.running.router.insert(start_router(settings, self.store()));
         component.ready().await?;
         step.done(&self.facts.router_line());
@@ -177,7 +190,7 @@ impl Stack {
         if in_order {
             tracing::error!(?left, "some processes did not stop in order; they are killed");
         }
-        processes::kill(&self.directory, self.node_user, &self.etcd)
+        processes::kill(&self.directory, self.node_user)
             .await
             .map_err(|source| UpError::System {
                 doing: "killing what is left",
@@ -186,21 +199,59 @@ impl Stack {
         Ok(true)
     }
 
+    /// The processes of all nodes.
+    ///
+    /// # Errors
+    /// When the processes cannot be looked at.
+    pub(crate) fn node_processes(&self) -> Result<Vec<Stat>, UpError> {
+        processes::nodes(&self.directory.cells(), self.node_user).map_err(|source| UpError::System {
+            doing: "looking for processes",
+            source,
+        })
+    }
+
     /// Every process of the stack beside this one.
     ///
     /// # Errors
     /// When the processes cannot be looked at.
     pub(crate) fn processes(&self) -> Result<Vec<Stat>, UpError> {
-        processes::running(&self.directory, self.node_user, &self.etcd).map_err(|source| UpError::System {
+        processes::running(&self.directory, self.node_user).map_err(|source| UpError::System {
             doing: "looking for processes",
             source,
         })
     }
 }
 
+/// Kills what a stack left running in a directory that nobody holds.
+///
+/// # Errors
+/// When something does not even end by force.
+pub(crate) async fn clear(directory: &StateDirectory) -> Result<(), UpError> {
+    let account = Account::choose(None)?;
+    processes::kill(directory, account.uid())
+        .await
+        .map_err(|source| UpError::System {
+            doing: "killing what was left running",
+            source,
+        })
+}
+
+/// HAProxy's version.
+async fn haproxy(settings: &router::Settings) -> Result<String, UpError> {
+    let (_, said) = router::find_program(settings)
+        .await
+        .map_err(|source| UpError::Haproxy {
+            program: settings.haproxy.clone(),
+            source,
+        })?;
+    // HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/
+    let version = said.split_whitespace().nth(2).unwrap_or_default();
+    Ok(version.split('-').next().unwrap_or_default().to_owned())
+}
+
 /// The ports that must be free. That of etcd may be held by the etcd that an earlier stack left behind.
 fn needed(facts: &Facts, cells: &[cell::Settings], etcd: &Etcd) -> Result<Vec<Needed>, UpError> {
-    let left_behind = etcd.left_behind().map_err(|source| UpError::System {
+    let left_behind = etcd::left_behind(&etcd.directory).map_err(|source| UpError::System {
         doing: "looking for an etcd that was left behind",
         source,
     })?;
