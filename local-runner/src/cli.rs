@@ -24,7 +24,7 @@ pub(crate) enum Command {
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.
     Cell(ConfigFile),
-    /// Route the instances' public ports to the leaders of their clusters, with HAProxy.
+    /// Keep HAProxy pointing every public port at the leader of its instance.
     Router(ConfigFile),
     /// Show the members of all clusters: <id> <host:port> <role> <state>.
     ServiceStatus(StatusArguments),

@@ -85,7 +85,7 @@ async fn serve(command: Command) -> Result<(), AnyError> {
             let stop = stop_signal()?;
             let config = RouterConfig::load(file.config.as_deref())?;
             let store = setup::store(&config.kvstore)?;
-            let router = router::Router::start(config.router.into(), Arc::new(store)).await?;
+            let router = router::Router::start(router::Settings::of(config.router), Arc::new(store)).await?;
             router.run(stop).await;
         }
         Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,

@@ -9,14 +9,18 @@
 //! that were done already.
 //!
 //! The parts: [`active`] makes the cluster what was asked for (provision, update), [`deprovision`] takes it away,
-//! [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`] says it to the client.
+//! `departure` lets nodes go, [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`]
+//! says it to the client.
 
 pub mod active;
+mod departure;
 pub mod deprovision;
 pub mod describe;
 pub mod dynamic_configuration;
 pub mod placement;
 pub mod shortcomings;
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -66,10 +70,19 @@ pub struct Decision {
 /// Decides what happens next to an instance.
 #[must_use]
 pub fn decide(situation: &Situation<'_>) -> Decision {
-    match situation.record.state {
+    let mut decision = match situation.record.state {
         State::Active => active::decide(situation),
         State::Deleting => deprovision::decide(situation),
+    };
+    // Two rules may call for the same thing.
+    let mut distinct: Vec<Effect> = Vec::with_capacity(decision.effects.len());
+    for effect in decision.effects.drain(..) {
+        if !distinct.contains(&effect) {
+            distinct.push(effect);
+        }
     }
+    decision.effects = distinct;
+    decision
 }
 
 /// Ends the operation under way.

@@ -3,15 +3,17 @@
 //! **Guarantees.** It is written before the record that it announces, so that no operation is ever without one for longer
 //! than it takes to notice a marker that says nothing true.
 
-use std::time::Duration;
-
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Incarnation, OperationId};
 
 /// How long a marker may announce an operation that no record knows: its handler may be between the two writes.
-const GRACE: Duration = Duration::from_secs(60);
+const GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+/// How long an operation is left to the handler that accepted it. That one alone knows whether anything came of its first
+/// steps, and may take the operation back and say so. A cell whose machine is gone costs it two seconds.
+const HEAD_START: SignedDuration = SignedDuration::from_secs(4);
 
 /// The value of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +40,15 @@ impl Marker {
         serde_json::to_string(self).unwrap_or_default()
     }
 
+    /// Whether its handler is likely to be at its first steps still. With a clock that is behind it is not waited for.
+    #[must_use]
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        (self.since..self.since + HEAD_START).contains(&now)
+    }
+
     /// Whether its handler has had time enough to write the record.
     #[must_use]
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        now > self.since + GRACE
+        now.duration_since(self.since) > GRACE
     }
 }

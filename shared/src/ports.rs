@@ -39,6 +39,11 @@ impl PortRange {
             .unwrap_or(self.first)
     }
 
+    /// How many owned ports are tried one by one: in a small range no port is tried twice.
+    fn single_tries(self) -> u32 {
+        MISSES.min(self.last.number().saturating_sub(self.first.number()).into())
+    }
+
     /// The first port from `start` on, starting over at the end, that is not taken.
     #[must_use]
     pub fn free_from(self, start: Port, taken: &BTreeSet<Port>) -> Option<Port> {
@@ -132,7 +137,7 @@ pub async fn claim(
         Some(entry) if entry.value == value => Ok(PortFact::Ours(port)),
         // It went, or the lost write has not come yet: this or the next pass tries again.
         None => Ok(PortFact::Unknown),
-        Some(_) if misses < MISSES => Ok(PortFact::Taken {
+        Some(_) if misses < range.single_tries() => Ok(PortFact::Taken {
             port,
             next: range.after(port),
         }),
@@ -247,6 +252,17 @@ mod tests {
         assert_eq!(range.after(port(30002)), port(30000));
         assert_eq!(range.after(port(65535)), port(30000));
         assert_eq!(range.after(port(1)), port(30000));
+    }
+
+    #[test]
+    fn in_a_small_range_no_port_is_tried_twice() {
+        for (last, tries) in [(30000, 0), (30001, 1), (30008, 8), (32767, 8)] {
+            let range = PortRange {
+                first: port(30000),
+                last: port(last),
+            };
+            assert_eq!(range.single_tries(), tries);
+        }
     }
 
     #[test]

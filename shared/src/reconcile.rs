@@ -18,7 +18,7 @@ use crate::{
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::State,
+    record::{Record, State},
     store::{Child, Entry, Read},
 };
 
@@ -76,21 +76,30 @@ pub async fn operations(broker: &Broker) -> Result<Found, Error> {
 
 /// Moves one instance on that is marked as having an operation under way.
 async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Found, Error> {
+    let in_progress = Found {
+        in_progress: 1,
+        waiting: 0,
+    };
     let waiting = Found {
         in_progress: 0,
         waiting: 1,
     };
+    if Marker::parse(&marker.value).is_some_and(|marker| marker.is_fresh(broker.clock.now())) {
+        return Ok(in_progress);
+    }
     match advance(broker, id).await? {
         Some(pass) if pass.is_gone() => Ok(Found::default()),
-        Some(pass) if pass.record.operation.is_some() => Ok(Found {
-            in_progress: 1,
-            waiting: 0,
-        }),
-        // A deprovision that ran out of time goes on; the marker stays until the record is gone.
-        Some(pass) if pass.record.state == State::Deleting => Ok(waiting),
-        Some(pass) => settle(broker, &pass).await.map(|()| waiting),
+        Some(pass) if pass.record.operation.is_some() => Ok(in_progress),
+        Some(pass) if has_settled(&pass.record) => settle(broker, &pass).await.map(|()| waiting),
+        // A node leaves, or a deprovision that ran out of time goes on: the marker stays until that is over.
+        Some(_) => Ok(waiting),
         None => sweep(broker, id, marker).await.map(|()| waiting),
     }
+}
+
+/// Whether nothing is under way, so that the marker should not be there.
+fn has_settled(record: &Record) -> bool {
+    record.operation.is_none() && record.state == State::Active && !record.somebody_leaves()
 }
 
 /// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not

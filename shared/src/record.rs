@@ -266,6 +266,12 @@ impl Record {
             .map(|(id, node)| (*id, node))
     }
 
+    /// Whether a node is still to be removed.
+    #[must_use]
+    pub fn somebody_leaves(&self) -> bool {
+        self.nodes.values().any(|node| node.phase == Phase::Leaving)
+    }
+
     /// The operation that a poll reports: the one under way, otherwise the last one.
     #[must_use]
     pub fn latest_operation(&self) -> Option<&Operation> {

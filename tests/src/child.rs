@@ -6,6 +6,7 @@
 //! lives as long as the test process, starts all of them.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -16,6 +17,9 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+/// Where programs are looked for that are started with an environment of their own.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 type Job = (Command, mpsc::Sender<io::Result<StdChild>>);
 
@@ -33,12 +37,31 @@ impl Child {
     /// When it cannot be started.
     #[must_use]
     pub fn start(program: &str, arguments: &[String], log: &Path) -> Self {
+        Self::spawn(Command::new("setpriv"), program, arguments, log)
+    }
+
+    /// The same with nothing in its environment but `variables` and a `PATH`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_in(
+        variables: &BTreeMap<String, String>,
+        program: &str,
+        arguments: &[String],
+        log: &Path,
+    ) -> Self {
+        let mut command = Command::new("setpriv");
+        command.env_clear().env("PATH", PATH).envs(variables);
+        Self::spawn(command, program, arguments, log)
+    }
+
+    fn spawn(mut command: Command, program: &str, arguments: &[String], log: &Path) -> Self {
         let output = File::options()
             .create(true)
             .append(true)
             .open(log)
             .expect("the log of a server");
-        let mut command = Command::new("setpriv");
         command
             .args(["--pdeathsig", "KILL", "--", program])
             .args(arguments)
@@ -77,6 +100,21 @@ impl Child {
         // An error says that it has ended already.
         let _ = self.inner.kill();
         let _ = self.inner.wait();
+    }
+
+    /// Asks the program to end, and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end within a minute.
+    pub fn terminate(&mut self) {
+        if self.is_running() {
+            self.signal(Signal::TERM);
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.is_running() {
+            assert!(Instant::now() < deadline, "process {} does not end", self.id());
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Stops the program where it is; its connections stay open. Answers when it has stopped.

@@ -9,13 +9,21 @@
     clippy::print_stderr
 )]
 
+pub mod binaries;
 pub mod canned;
 pub mod child;
 pub mod conformance;
 pub mod etcd;
+pub mod keys;
+mod locks;
 pub mod manual_clock;
 pub mod memory_store;
+pub mod network;
+pub mod osb;
 pub mod pki;
 pub mod ports;
+pub mod processes;
 pub mod proxy;
+pub mod raw;
+pub mod stack;
 pub mod wait;

@@ -11,6 +11,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use crate::locks;
+
 /// Below this, machines have servers of their own.
 const LOWEST: u16 = 15_000;
 
@@ -25,8 +27,6 @@ static TAKEN: Mutex<Option<HashMap<u16, File>>> = Mutex::new(None);
 pub fn free_port() -> u16 {
     let highest = lowest_ephemeral().saturating_sub(1);
     assert!(highest > LOWEST, "no ports below the ephemeral range");
-    let locks = std::env::temp_dir().join("patroni-broker-test-ports");
-    fs::create_dir_all(&locks).expect("a directory for the locks of ports");
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let taken = taken.get_or_insert_default();
     let count = u32::from(highest - LOWEST);
@@ -37,8 +37,9 @@ pub fn free_port() -> u16 {
         if taken.contains_key(&port) {
             continue;
         }
-        let lock = File::create(locks.join(port.to_string())).expect("the lock of a port");
-        if lock.try_lock().is_ok() && is_free(port) {
+        if let Some(lock) = locks::take(&format!("port-{port}"))
+            && is_free(port)
+        {
             taken.insert(port, lock);
             return port;
         }

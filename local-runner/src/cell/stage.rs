@@ -26,7 +26,10 @@ use shared::{
     store::{Read, Store},
 };
 use tempfile::TempDir;
-use tests::{etcd::EtcdServer, wait::eventually};
+use tests::{
+    etcd::{EtcdServer, Options},
+    wait::eventually,
+};
 use tokio::{sync::oneshot, task::JoinHandle};
 use uuid::Uuid;
 
@@ -85,9 +88,14 @@ pub(super) fn new_node() -> NodeId {
 
 impl Stage {
     pub(super) async fn set() -> Self {
-        let etcd = EtcdServer::start().await;
+        Self::set_with(|_| Options::default()).await
+    }
+
+    /// With an etcd of one's own making; the options may refer to files in the directory given.
+    pub(super) async fn set_with(options: impl FnOnce(&Path) -> Options) -> Self {
         let top = tempfile::Builder::new().prefix("cell-").tempdir().unwrap();
         std::fs::set_permissions(top.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let etcd = EtcdServer::start_with(options(top.path())).await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self {
             store: Arc::new(etcd.client()),
@@ -119,9 +127,16 @@ impl Stage {
                 command: vec![patroni.into()],
                 ..PatroniSettings::default()
             },
-            etcd: EtcdAccess {
-                machines: vec![self.etcd.url().into()],
-                ..EtcdAccess::default()
+            etcd: {
+                let access = self.etcd.settings();
+                EtcdAccess {
+                    machines: access.machines,
+                    username: access.username,
+                    password: access.password,
+                    ca: access.ca_file,
+                    cert: access.certificate_file,
+                    key: access.key_file,
+                }
             },
         }
     }
@@ -214,6 +229,9 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+        }
         for _ in 0..10 {
             for uid in [0, own_or_postgres()] {
                 for stat in working_in(self.top.path(), uid).unwrap_or_default() {
@@ -224,6 +242,36 @@ impl Drop for Stage {
             }
         }
     }
+}
+
+impl Stage {
+    fn print_logs(&self) {
+        for path in walk(self.top.path()) {
+            if path.ends_with("log/patroni.log") || path.ends_with("output.log") {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                println!(
+                    "{}\n{}",
+                    path.display(),
+                    lines[lines.len().saturating_sub(20)..].join("\n")
+                );
+            }
+        }
+    }
+}
+
+/// All files below a directory.
+pub(super) fn walk(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    // What vanishes while it is looked at is not there.
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files.extend(walk(&entry.path())),
+            Ok(_) => files.push(entry.path()),
+            Err(_) => (),
+        }
+    }
+    files
 }
 
 /// Whom Patroni runs as here.

@@ -3,13 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::Value;
-use shared::{cell_api::NodeState, keyspace, record::Phase};
-use tests::wait::eventually;
+use shared::{cell_api::NodeState, keyspace, record::Phase, store::Store};
+use tests::{etcd::Options, pki::Pki, wait::eventually};
 
 use super::{
     error::CellError,
     fixture,
-    stage::{Instance, LONG, PASSWORD, SECRETS, SUPERUSER_PASSWORD, Site, Stage, kill, new_node, workers},
+    stage::{
+        Instance, LONG, PASSWORD, SECRETS, SUPERUSER_PASSWORD, Site, Stage, kill, new_node, walk, workers,
+    },
 };
 
 const DEBIAN: &str = "/usr/bin/patroni";
@@ -175,18 +177,6 @@ fn keeps_secrets(site: &Site, stage: &Stage) {
     assert!(!SECRETS.iter().any(|secret| all.contains(secret)));
 }
 
-fn walk(directory: &Path) -> Vec<std::path::PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).unwrap().flatten() {
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => files.extend(walk(&entry.path())),
-            Ok(_) => files.push(entry.path()),
-            Err(_) => (),
-        }
-    }
-    files
-}
-
 fn refusal((status, body): (u16, Value)) -> (u16, String) {
     (status, body["error"].as_str().unwrap_or_default().to_owned())
 }
@@ -273,7 +263,6 @@ async fn a_killed_cell_is_succeeded_and_a_node_that_nothing_names_is_kept_aside(
 
     // A tombstone names it: it goes for good.
     let tombstone = fixture::tombstone(instance.incarnation, &[node]).to_string();
-    use shared::store::Store;
     stage
         .store
         .set(&keyspace::tombstone(&instance.id), &tombstone, None)
@@ -385,6 +374,15 @@ async fn what_is_not_in_order_is_refused() {
         "another incarnation"
     );
 
+    let garbled = Instance::new("i2");
+    let key = keyspace::record(&garbled.id);
+    stage.store.set(&key, "not a record", None).await.unwrap();
+    assert_eq!(
+        put(&garbled, new_node()).await,
+        refused(503, "StoreUnavailable"),
+        "a record that nobody understands"
+    );
+
     // A DELETE may overtake its PUT.
     let overtaken = new_node();
     assert_eq!(
@@ -423,4 +421,65 @@ async fn what_is_not_in_order_is_refused() {
     assert_eq!(stage.delete(&site, node).await.0, 200);
     assert_eq!(workers(&site.settings.data_directory), [].into());
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patroni_reaches_an_etcd_that_asks_for_a_certificate() {
+    let stage = Stage::set_with(|directory| Options {
+        tls: Some(Pki::new(&directory.join("pki"))),
+        client_certificates: true,
+        ..Options::default()
+    })
+    .await;
+    every_patroni_gets_a_leader(&stage).await;
+    let mut settings = stage.settings(DEBIAN);
+    settings.etcd.key = Some("/etc/shadow".into());
+    let answer = stage.try_open(settings).await;
+    assert!(
+        matches!(answer, Err(CellError::Unreadable { .. })),
+        "a key that Patroni could not read"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patroni_reaches_an_etcd_that_asks_for_a_password() {
+    let stage = Stage::set_with(|_| Options {
+        root_password: Some("sesame-of-etcd".into()),
+        ..Options::default()
+    })
+    .await;
+    every_patroni_gets_a_leader(&stage).await;
+}
+
+async fn every_patroni_gets_a_leader(stage: &Stage) {
+    for patroni in [DEBIAN, NEWEST] {
+        if !Path::new(patroni).exists() {
+            continue;
+        }
+        let site = stage.open(stage.settings(patroni)).await;
+        let mut instance = Instance::new(site.settings.guid.as_str());
+        let node = new_node();
+        instance.place(node, &site, Phase::Assigned);
+        stage.write(&instance).await;
+        assert_eq!(stage.put(&site, &instance, node).await.0, 201);
+        assert_eq!(stage.leader(&instance).await, node);
+        site.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_heartbeat_of_a_dead_cell_elsewhere_is_outwaited() {
+    let stage = Stage::set().await;
+    let settings = stage.settings(DEBIAN);
+    let key = keyspace::cell(&settings.guid);
+    let dead = serde_json::json!({
+        "guid": settings.guid, "availability_zone": "z1", "uri": "http://elsewhere:1",
+        "capacity": 1, "load": 0, "version": "0",
+    });
+    let ttl = Some(Duration::from_secs(2));
+    stage.store.set(&key, &dead.to_string(), ttl).await.unwrap();
+    let site = stage.open(settings).await;
+    assert!(stage.get(&key).await.unwrap().contains(&site.uri));
+    site.stop().await;
+    assert_eq!(stage.get(&key).await, None);
 }

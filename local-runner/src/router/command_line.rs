@@ -53,7 +53,7 @@ pub(crate) fn lines(commands: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for command in commands {
         match lines.last_mut() {
-            Some(line) if line.len() + command.len() + 1 <= LONGEST_LINE => {
+            Some(line) if line.len() + command.len() < LONGEST_LINE => {
                 line.push(';');
                 line.push_str(&command);
             }

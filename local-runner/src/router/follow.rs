@@ -1,12 +1,11 @@
 //! The router's life: events in, HAProxy kept in line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     future::Future,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::{Pin, pin},
-    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -22,16 +21,15 @@ use tokio::{
 };
 
 use super::{
-    error::RouterError,
     haproxy::{Applied, Haproxy, HaproxyError, Refusal},
     haproxy_config::Targets,
     listen_port,
     lookup::Lookups,
-    program::find,
+    processes,
     routes::{Changes, Routes},
     settings::Settings,
     state_directory::StateDirectory,
-    worker::Worker,
+    worker::{Worker, WorkerError},
 };
 
 /// How long changes of the set of instances are gathered before a reload.
@@ -48,66 +46,6 @@ const BATCH: usize = 1000;
 /// Taken ports whose holders are looked for at once: each takes a walk through /proc.
 const MOST_HOLDERS: usize = 10;
 
-/// A router that can be run.
-pub(crate) struct Router {
-    settings: Arc<Settings>,
-    directory: Arc<StateDirectory>,
-    haproxy: Haproxy,
-    store: Arc<dyn Store>,
-    ready: watch::Sender<bool>,
-}
-
-impl Router {
-    /// Takes the state directory, and the HAProxy that runs in it if there is one. That one goes on as it is until
-    /// the router has seen etcd.
-    ///
-    /// # Errors
-    /// When the directory or HAProxy's program cannot be used, or another router has the directory.
-    pub(crate) async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Self, RouterError> {
-        let directory = Arc::new(StateDirectory::open(&settings.state_directory)?);
-        let unusable = |source| RouterError::Haproxy {
-            path: settings.haproxy.clone(),
-            source,
-        };
-        let (haproxy, version) = find(&settings).await.map_err(unusable)?;
-        tracing::info!(haproxy = %haproxy.display(), version, "the router starts");
-        let settings = Settings { haproxy, ..settings };
-        let settings = Arc::new(settings);
-        let haproxy = Haproxy::take_over(Arc::clone(&settings), Arc::clone(&directory)).await;
-        Ok(Self {
-            settings,
-            directory,
-            haproxy,
-            store,
-            ready: watch::Sender::new(false),
-        })
-    }
-
-    /// Turns true once HAProxy serves what etcd held when it was first read.
-    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
-        self.ready.subscribe()
-    }
-
-    /// Routes until `stop` comes; then ends HAProxy and removes its files. Dropped before that, it leaves HAProxy
-    /// running for the next router.
-    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
-        let directory = Arc::clone(&self.directory);
-        let mut follow = Follow::new(self);
-        tokio::select! {
-            () = stop => {}
-            never = follow.run() => match never {},
-        }
-        match follow.idle.take() {
-            Some(haproxy) => haproxy.stop().await,
-            None => {
-                drop(follow);
-                super::processes::end(&directory).await;
-                directory.clear();
-            }
-        }
-    }
-}
-
 /// What HAProxy is busy with. It comes back from its work with the outcome.
 type Work = Pin<Box<dyn Future<Output = (Haproxy, Outcome)> + Send>>;
 
@@ -116,10 +54,12 @@ enum Outcome {
     Swept(io::Result<bool>),
 }
 
-enum Never {}
+/// What never comes.
+pub(super) enum Never {}
 
-struct Follow {
-    settings: Arc<Settings>,
+/// What the router knows and does while it runs.
+pub(super) struct Follow {
+    bind_address: IpAddr,
     routing: Box<dyn Watch>,
     service: Box<dyn Watch>,
     ready: watch::Sender<bool>,
@@ -141,6 +81,8 @@ struct Follow {
     refused: BTreeMap<Port, Refusal>,
     retry_ports: Option<Instant>,
     apply_due: Option<Instant>,
+    /// Whether HAProxy has to be replaced, and not only reloaded.
+    anew: bool,
     /// How long to wait after the next failure, and when the last one was.
     backoff: Duration,
     failed: Option<Instant>,
@@ -150,13 +92,19 @@ struct Follow {
 }
 
 impl Follow {
-    fn new(router: Router) -> Self {
+    /// Begins to watch. `ready` turns true once HAProxy serves what etcd held when it was first read.
+    pub(super) fn new(
+        settings: &Settings,
+        store: &dyn Store,
+        haproxy: Haproxy,
+        ready: watch::Sender<bool>,
+    ) -> Self {
         Self {
-            routing: router.store.watch("/routing"),
-            service: router.store.watch(keyspace::PATRONI),
-            settings: router.settings,
-            ready: router.ready,
-            idle: Some(router.haproxy),
+            bind_address: settings.bind_address,
+            routing: store.watch("/routing"),
+            service: store.watch(keyspace::PATRONI),
+            ready,
+            idle: Some(haproxy),
             work: None,
             routes: Routes::default(),
             seen_routing: false,
@@ -169,6 +117,7 @@ impl Follow {
             refused: BTreeMap::new(),
             retry_ports: None,
             apply_due: Some(Instant::now()),
+            anew: false,
             backoff: Duration::ZERO,
             failed: None,
             former_workers: false,
@@ -176,7 +125,8 @@ impl Follow {
         }
     }
 
-    async fn run(&mut self) -> Never {
+    /// Follows etcd and HAProxy. Can be dropped at any time.
+    pub(super) async fn run(&mut self) -> Never {
         loop {
             let alarm = self.alarm();
             tokio::select! {
@@ -184,7 +134,9 @@ impl Follow {
                 event = self.service.next() => self.service(event),
                 (port, address) = self.lookups.next() => self.aim(port, Some(address)),
                 (haproxy, outcome) = busy(&mut self.work) => self.worked(haproxy, outcome),
-                () = ended(&mut self.idle) => self.haproxy_ended().await,
+                () = ended(&mut self.idle) => {
+                    self.haproxy_has_ended().await;
+                }
                 () = sleep_until(alarm) => {}
             }
             let now = Instant::now();
@@ -195,6 +147,17 @@ impl Follow {
                 self.point().await;
                 self.begin_work();
             }
+        }
+    }
+
+    /// Ends HAProxy, whatever it is busy with, and removes its files.
+    pub(super) async fn stop(self, directory: &StateDirectory) {
+        if let Some(haproxy) = self.idle {
+            haproxy.stop().await;
+        } else {
+            drop(self.work);
+            processes::end(directory).await;
+            directory.clear();
         }
     }
 
@@ -239,9 +202,9 @@ impl Follow {
             };
             let endpoint = route.leader.as_ref().map(|leader| &leader.endpoint);
             let address = self.lookups.resolve(port, endpoint);
-            if !self.targets.contains_key(&port) {
+            if let Entry::Vacant(vacant) = self.targets.entry(port) {
                 tracing::info!(instance = %route.instance, incarnation = %route.incarnation, %port, "a port to route");
-                self.targets.insert(port, None);
+                vacant.insert(None);
                 self.gather();
             }
             self.aim(port, address);
@@ -290,12 +253,11 @@ impl Follow {
             Err(error) => {
                 self.dirty.extend(changed.into_iter().map(|(port, _)| port));
                 // While a configuration is being loaded, the worker may just have been replaced; the next one will be
-                // told. Otherwise a configuration says it all again, to a new worker.
-                if self.idle.is_some() {
-                    tracing::error!(
-                        error = chain(&error),
-                        "HAProxy is reloaded, to set its servers right"
-                    );
+                // told. Otherwise a configuration says it all again, to a new worker. One that hangs could not even
+                // hand over its sockets to that.
+                if self.idle.is_some() && !self.haproxy_has_ended().await {
+                    tracing::error!(error = chain(&error), "HAProxy does not follow; it is set right");
+                    self.anew = matches!(error, WorkerError::Unreachable(_));
                     self.again();
                 }
             }
@@ -310,9 +272,9 @@ impl Follow {
         };
         let targets = || self.targets.clone();
         if due(&mut self.apply_due) {
-            let targets = targets();
+            let (targets, anew) = (targets(), std::mem::take(&mut self.anew));
             self.work = Some(Box::pin(async move {
-                let applied = haproxy.apply(targets).await;
+                let applied = haproxy.apply(targets, anew).await;
                 (haproxy, Outcome::Applied(applied))
             }));
         } else if due(&mut self.sweep_due) {
@@ -363,7 +325,8 @@ impl Follow {
         self.refused.retain(|port, _| self.targets.contains_key(port));
         self.retry_ports = (!self.refused.is_empty()).then(|| Instant::now() + RETRY_PORTS);
         self.dirty.extend(self.targets.keys().chain(self.serving.keys()));
-        // The worker that was replaced may have sessions that are stale by now.
+        // The worker that was replaced may have sessions, and they may be stale by now.
+        self.former_workers = true;
         self.sweep_due = Some(Instant::now());
         let complete = self.targets.keys().all(|port| self.serves(*port));
         if !complete || self.serving.keys().any(|port| !self.targets.contains_key(port)) {
@@ -387,18 +350,19 @@ impl Follow {
         self.serving.contains_key(&port) || self.refused.contains_key(&port)
     }
 
-    async fn haproxy_ended(&mut self) {
+    /// Whether HAProxy has just ended. Then it will be started again.
+    async fn haproxy_has_ended(&mut self) -> bool {
         let status = match &mut self.idle {
             Some(haproxy) => haproxy.reap().await,
             None => None,
         };
-        if let Some(status) = status {
-            tracing::error!(status, "HAProxy has ended; it is started again");
-            self.worker = None;
-            self.serving.clear();
-            self.former_workers = false;
-            self.again();
-        }
+        let Some(status) = status else { return false };
+        tracing::error!(status, "HAProxy has ended; it is started again");
+        self.worker = None;
+        self.serving.clear();
+        self.former_workers = false;
+        self.again();
+        true
     }
 
     /// Sees to it that HAProxy is started or reloaded: at once after the first failure, then later and later.
@@ -425,7 +389,7 @@ impl Follow {
             return;
         }
         self.retry_ports = Some(now + RETRY_PORTS);
-        let address = self.settings.bind_address;
+        let address = self.bind_address;
         let free = |(port, refusal): (&Port, &Refusal)| {
             refusal.again <= now && listen_port::obstacle(address, *port).is_none()
         };

@@ -8,8 +8,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom},
+    fs::File,
+    io,
     os::fd::OwnedFd,
     process::Stdio,
     sync::Arc,
@@ -25,8 +25,10 @@ use tokio::{
 };
 
 use super::{
+    account::{self, Account},
     command_line::CommandLine,
-    haproxy_config::{Account, Config, Targets, port_of},
+    haproxy_config::{Config, Targets},
+    haproxy_log::{HaproxyLog, blamed},
     listen_port,
     master::{LOADING, Master},
     processes,
@@ -35,14 +37,14 @@ use super::{
     worker::Worker,
 };
 
+/// How long a HAProxy that was found may take to answer.
+const GREETING: Duration = Duration::from_secs(3);
 /// How long a port is left out that HAProxy has refused itself.
 const MISTRUST: Duration = Duration::from_secs(60);
 /// Between two looks at HAProxy while it loads.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How often ports that HAProxy has named as the reason of its refusal are taken out before giving up for now.
 const ATTEMPTS: usize = 5;
-/// Its messages are cut off before a reload when they have grown beyond this many bytes.
-const LARGEST_LOG: u64 = 4 * 1024 * 1024;
 
 /// Why HAProxy does not serve what it should.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +117,7 @@ impl Haproxy {
     pub(crate) async fn take_over(settings: Arc<Settings>, directory: Arc<StateDirectory>) -> Self {
         let mut haproxy = Self {
             settings,
-            account: account(),
+            account: account::of_workers(),
             running: None,
             number: directory.workers().into_iter().max().unwrap_or(0),
             bound: BTreeSet::new(),
@@ -148,7 +150,7 @@ impl Haproxy {
     async fn adopt(&self, pid: Pid) -> io::Result<(Running, BTreeSet<Port>)> {
         let running = Running::Adopted(watchable(pid)?);
         let master = self.master();
-        let processes = master.settled().await?;
+        let processes = master.settled(GREETING).await?;
         let mut bound = BTreeSet::new();
         for worker in processes.current {
             bound.extend(master.ports(worker).await?);
@@ -171,11 +173,15 @@ impl Haproxy {
         self.running.is_some()
     }
 
-    /// Makes HAProxy listen on these ports, by a reload or a start. Those that cannot be listened on are left out.
+    /// Makes HAProxy listen on these ports, by a reload or a start. Those that cannot be listened on are left out. With
+    /// `anew`, what runs is killed before.
     ///
     /// # Errors
     /// When it serves the former ports still, or, if it has ended, none.
-    pub(crate) async fn apply(&mut self, targets: Targets) -> Result<Applied, HaproxyError> {
+    pub(crate) async fn apply(&mut self, targets: Targets, anew: bool) -> Result<Applied, HaproxyError> {
+        if anew {
+            self.kill().await;
+        }
         self.reap().await;
         if self.running.is_none() {
             // Workers end with their master, but maybe not yet, and they would still be listening.
@@ -187,7 +193,6 @@ impl Haproxy {
         loop {
             let mut serving = targets.clone();
             serving.retain(|port, _| !refused.contains_key(port));
-            attempts -= 1;
             let error = match self.load(&serving).await {
                 Ok(worker) => {
                     self.bound = serving.keys().copied().collect();
@@ -199,25 +204,44 @@ impl Haproxy {
                 }
                 Err(error) => error,
             };
-            let blamed = match &error {
-                HaproxyError::Refused(log) | HaproxyError::Ended { log, .. } => blamed(log, &serving),
+            let mut blamed = match &error {
+                HaproxyError::Refused(log) | HaproxyError::Ended { log, .. } => blamed(log),
                 HaproxyError::Io(_) | HaproxyError::Stuck => BTreeMap::new(),
             };
-            self.blamed.extend(blamed.clone());
-            let died = self.running.is_none() && !self.bound.is_empty();
-            if attempts == 0 || (blamed.is_empty() && !died) {
+            blamed.retain(|port, _| serving.contains_key(port));
+            if blamed.keys().any(|port| self.bound.contains(port)) {
+                // The worker has not handed over the sockets that it listens on: it hangs.
+                self.kill().await;
+            }
+            if self.running.is_none() && !self.bound.is_empty() {
+                // It was the process that was at fault, and not any port.
+                self.bound.clear();
+                blamed.clear();
+            } else if blamed.is_empty() {
                 return Err(error);
             }
-            if died {
-                self.bound.clear();
+            attempts -= 1;
+            if attempts == 0 {
+                return Err(error);
             }
-            refused.extend(blamed);
+            let again = Instant::now() + MISTRUST;
+            let blamed = blamed.into_iter();
+            self.blamed
+                .extend(blamed.map(|(port, reason)| (port, Refusal { reason, again })));
+            refused.extend(self.blamed.clone());
         }
     }
 
     /// Ends sessions of replaced workers that do not go where `targets` say; answers whether such workers are left.
-    pub(crate) async fn sweep(&self, targets: &Targets) -> io::Result<bool> {
-        let (ended, left) = self.master().sweep(targets).await?;
+    ///
+    /// # Errors
+    /// When that is not certain.
+    pub(crate) async fn sweep(&mut self, targets: &Targets) -> io::Result<bool> {
+        let master = self.master();
+        let (ended, left) = tokio::select! {
+            swept = master.sweep(targets) => swept?,
+            () = self.ended() => return Err(io::Error::other("HAProxy has ended")),
+        };
         if ended > 0 {
             tracing::info!(
                 sessions = ended,
@@ -238,6 +262,11 @@ impl Haproxy {
         };
         self.running = None;
         Some(status)
+    }
+
+    async fn kill(&mut self) {
+        processes::kill(&self.directory).await;
+        self.reap().await;
     }
 
     /// Ends HAProxy and removes its files.
@@ -293,12 +322,20 @@ impl Haproxy {
             targets,
         };
         self.directory.write(state_directory::CONFIG, &config.render())?;
-        let (log, mut reader) = self.open_log()?;
+        let (mut log, writer) = HaproxyLog::open(&self.directory)?;
         let reloading = self.running.is_some();
         if reloading {
-            self.master().reload().await?;
+            let master = self.master();
+            let asked = tokio::select! {
+                asked = master.reload() => asked,
+                () = self.ended() => Ok(()),
+            };
+            if asked.is_err() {
+                self.kill().await;
+                return Err(HaproxyError::Stuck);
+            }
         } else {
-            self.spawn(log)?;
+            self.spawn(writer)?;
         }
         let worker = Worker::new(CommandLine::new(Arc::clone(&self.directory), socket));
         let loaded = self.loaded(&worker, reloading).await;
@@ -307,16 +344,15 @@ impl Haproxy {
                 self.directory.forget_workers(Some(self.number));
                 Ok(worker)
             }
-            Err(Unloaded::Refused) => Err(HaproxyError::Refused(alerts(&mut reader))),
+            Err(Unloaded::Refused) => Err(HaproxyError::Refused(log.alerts())),
             Err(Unloaded::Ended(status)) => {
-                let log = alerts(&mut reader);
+                let log = log.alerts();
                 // A master that dies while it loads may leave workers behind for a moment.
                 processes::kill(&self.directory).await;
                 Err(HaproxyError::Ended { status, log })
             }
             Err(Unloaded::Stuck) => {
-                processes::kill(&self.directory).await;
-                self.reap().await;
+                self.kill().await;
                 Err(HaproxyError::Stuck)
             }
         }
@@ -342,19 +378,6 @@ impl Haproxy {
             sleep(PAUSE).await;
         }
         Err(Unloaded::Stuck)
-    }
-
-    /// The file for HAProxy's messages, to write and to read what comes from now on.
-    fn open_log(&self) -> io::Result<(File, File)> {
-        let path = self.directory.path().join(state_directory::LOG);
-        let log = File::options().create(true).append(true).open(&path)?;
-        // HAProxy writes a line for each port at each reload.
-        if log.metadata()?.len() > LARGEST_LOG {
-            log.set_len(0)?;
-        }
-        let mut reader = File::open(path)?;
-        reader.seek(SeekFrom::End(0))?;
-        Ok((log, reader))
     }
 
     fn spawn(&mut self, log: File) -> io::Result<()> {
@@ -389,70 +412,4 @@ enum Unloaded {
 #[allow(deprecated)]
 fn watchable(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(pidfd_open(pid, PidfdFlags::NONBLOCK)?, Interest::READABLE)
-}
-
-/// What HAProxy complains about.
-fn alerts(log: &mut File) -> String {
-    let mut said = Vec::new();
-    // Whatever can be read is better than nothing.
-    let _ = log.read_to_end(&mut said);
-    let said = String::from_utf8_lossy(&said);
-    let alerts: Vec<_> = said.lines().filter(|line| line.contains("[ALERT]")).collect();
-    alerts.join("\n")
-}
-
-/// The ports that HAProxy names in its complaints.
-fn blamed(log: &str, serving: &Targets) -> BTreeMap<Port, Refusal> {
-    let again = Instant::now() + MISTRUST;
-    let mut blamed = BTreeMap::new();
-    for line in log.lines() {
-        let words = line.split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '_'));
-        for port in words
-            .filter_map(port_of)
-            .filter(|port| serving.contains_key(port))
-        {
-            let reason = line.to_owned();
-            blamed.insert(port, Refusal { reason, again });
-        }
-    }
-    blamed
-}
-
-/// Whom the workers run as when the router is root: HAProxy deals with the network and needs no rights once it
-/// listens. The master stays root, since it has to bind the ports of later instances.
-fn account() -> Option<Account> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let users = fs::read_to_string("/etc/passwd").ok()?;
-    let find = |name: &str| {
-        users.lines().find_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let [user, _, uid, gid, ..] = fields.as_slice() else {
-                return None;
-            };
-            (*user == name).then(|| Some((uid.parse().ok()?, gid.parse().ok()?)))?
-        })
-    };
-    let (uid, gid) = find("haproxy").or_else(|| find("nobody"))?;
-    Some(Account { uid, gid })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_ports_that_haproxy_complains_about_are_found() {
-        let port = |number| Port::new(number).unwrap();
-        let serving = Targets::from([(port(21100), None), (port(21101), None)]);
-        let log = "[ALERT]    (1) : Starting proxy instance_21101: cannot bind socket (Address already in use) \
-                   [127.0.0.1:21101]\n[ALERT] (1) : Starting proxy instance_21109: cannot bind socket\n\
-                   [ALERT]    (1) : [haproxy.main()] Some protocols failed to start their listeners! Exiting.";
-        assert_eq!(
-            blamed(log, &serving).into_keys().collect::<Vec<_>>(),
-            [port(21101)]
-        );
-        assert!(blamed("", &serving).is_empty());
-    }
 }

@@ -12,6 +12,8 @@ use std::{
 
 use shared::ids::Port;
 
+use super::account::Account;
+
 /// Where each port's sessions go; `None`: the leader is unknown.
 pub(crate) type Targets = BTreeMap<Port, Option<SocketAddr>>;
 
@@ -26,15 +28,6 @@ const PREFIX: &str = "instance_";
 /// File descriptors that HAProxy needs besides those of listeners and connections: sockets of its own, one or two
 /// for each thread.
 const SPARE_DESCRIPTORS: u64 = 400;
-
-/// A user and a group, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Account {
-    /// The user.
-    pub(crate) uid: u32,
-    /// Its group.
-    pub(crate) gid: u32,
-}
 
 /// What the configuration is made from.
 #[derive(Debug)]

@@ -17,6 +17,8 @@ use super::{
 
 /// The master answers at once, but not while it loads a configuration.
 const LIMIT: Duration = Duration::from_secs(3);
+/// How long it may take to listen again after a load.
+const SETTLING: Duration = Duration::from_secs(10);
 /// Between two attempts to reach it.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long HAProxy may take to load a configuration: 10,000 instances take about a second on an idle machine.
@@ -57,9 +59,9 @@ impl Master {
     /// Which processes there are, as soon as the master answers: for a moment after a load it does not listen yet.
     ///
     /// # Errors
-    /// When the master does not answer for long.
-    pub(crate) async fn settled(&self) -> io::Result<Processes> {
-        let deadline = Instant::now() + LIMIT;
+    /// When the master does not answer within `limit`.
+    pub(crate) async fn settled(&self, limit: Duration) -> io::Result<Processes> {
+        let deadline = Instant::now() + limit;
         loop {
             match self.processes().await {
                 Ok(processes) => return Ok(processes),
@@ -74,7 +76,7 @@ impl Master {
     /// # Errors
     /// When the master does not answer for long.
     pub(crate) async fn reload(&self) -> io::Result<()> {
-        self.settled().await?;
+        self.settled(SETTLING).await?;
         // Versions before 2.7 cut the connection when they begin; later ones answer when all is done.
         let _ = self.command_line.ask("reload", LOADING).await;
         Ok(())
@@ -96,7 +98,7 @@ impl Master {
     /// # Errors
     /// When the master does not answer.
     pub(crate) async fn sweep(&self, targets: &Targets) -> io::Result<(usize, bool)> {
-        let processes = self.settled().await?;
+        let processes = self.settled(SETTLING).await?;
         let mut ended = 0;
         for worker in &processes.former {
             // `shutdown sessions server` is refused by a worker that has stopped listening: each one by its name.

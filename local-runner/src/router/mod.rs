@@ -29,12 +29,14 @@
 //! - If a port is taken by another program just between its being tried and HAProxy's reload, HAProxy pauses all its ports
 //!   for up to two seconds before it refuses the configuration, and goes on with the former one.
 
+mod account;
 mod cluster;
 mod command_line;
 mod error;
 mod follow;
 mod haproxy;
 mod haproxy_config;
+mod haproxy_log;
 mod listen_port;
 mod lookup;
 mod master;
@@ -50,7 +52,63 @@ mod state_directory;
 mod tests;
 mod worker;
 
-pub(crate) use follow::Router;
-pub(crate) use processes::at as processes_at;
-pub(crate) use program::find as find_program;
-pub(crate) use settings::Settings;
+use std::{future::Future, sync::Arc};
+
+use shared::store::Store;
+use tokio::sync::watch;
+
+use self::{error::RouterError, follow::Follow, haproxy::Haproxy, state_directory::StateDirectory};
+pub(crate) use self::{processes::at as processes_at, program::find as find_program, settings::Settings};
+
+/// A router that can be run.
+pub(crate) struct Router {
+    settings: Arc<Settings>,
+    directory: Arc<StateDirectory>,
+    haproxy: Haproxy,
+    store: Arc<dyn Store>,
+    ready: watch::Sender<bool>,
+}
+
+impl Router {
+    /// Takes the state directory, and the HAProxy that runs in it if there is one. That one goes on as it is until
+    /// the router has seen etcd.
+    ///
+    /// # Errors
+    /// When the directory or HAProxy's program cannot be used, or another router has the directory.
+    pub(crate) async fn start(settings: Settings, store: Arc<dyn Store>) -> Result<Self, RouterError> {
+        let directory = Arc::new(StateDirectory::open(&settings.state_directory)?);
+        let unusable = |source| RouterError::Haproxy {
+            path: settings.haproxy.clone(),
+            source,
+        };
+        let (haproxy, version) = find_program(&settings).await.map_err(unusable)?;
+        tracing::info!(haproxy = %haproxy.display(), version, "the router starts");
+        let settings = Settings { haproxy, ..settings };
+        let settings = Arc::new(settings);
+        let haproxy = Haproxy::take_over(Arc::clone(&settings), Arc::clone(&directory)).await;
+        Ok(Self {
+            settings,
+            directory,
+            haproxy,
+            store,
+            ready: watch::Sender::new(false),
+        })
+    }
+
+    /// Turns true once HAProxy serves what etcd held when it was first read.
+    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
+    }
+
+    /// Routes until `stop` comes; then ends HAProxy and removes its files. Dropped before that, it leaves HAProxy
+    /// running for the next router.
+    pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
+        let directory = Arc::clone(&self.directory);
+        let mut follow = Follow::new(&self.settings, &*self.store, self.haproxy, self.ready);
+        tokio::select! {
+            () = stop => {}
+            never = follow.run() => match never {},
+        }
+        follow.stop(&directory).await;
+    }
+}

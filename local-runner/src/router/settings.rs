@@ -18,13 +18,14 @@ pub(crate) struct Settings {
     pub(crate) max_connections: u32,
 }
 
-impl From<config::Router> for Settings {
-    fn from(config: config::Router) -> Self {
+impl Settings {
+    /// A router as configured.
+    pub(crate) fn of(router: config::Router) -> Self {
         Self {
-            bind_address: config.bind_address,
-            haproxy: config.haproxy,
-            state_directory: config.state_directory,
-            max_connections: config.max_connections,
+            bind_address: router.bind_address,
+            haproxy: router.haproxy,
+            state_directory: router.state_directory,
+            max_connections: router.max_connections,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// A worker answers within a millisecond; one that takes longer than this is of no use.
-const LIMIT: Duration = Duration::from_secs(3);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a worker did not do as it was told.
 #[derive(Debug, thiserror::Error)]

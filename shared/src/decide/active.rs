@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{
-    Decision, Situation, describe, dynamic_configuration, end,
+    Decision, Situation, departure, describe, dynamic_configuration, end,
     placement::{self, Wanted},
     shortcomings::{self, Shortcoming},
     tell,
 };
 use crate::{
-    effect::{Effect, PortFact, StartAnswer},
+    effect::{Effect, PortFact},
     ids::{CellGuid, NodeId},
     record::{Node, OperationKind, OperationState, Phase, PortClaim, Record},
 };
@@ -33,21 +33,29 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut record = situation.record.clone();
     let mut effects = take_in(&mut record, situation);
     let Some(operation) = record.operation.clone() else {
-        remove_leaving(&record, situation, &mut effects);
+        if situation.record.somebody_leaves() {
+            departure::remove_leaving(&record, situation, &mut effects);
+            effects.extend(unmark(&record));
+        }
         return Decision { record, effects };
     };
-    if situation.facts.port == PortFact::Exhausted {
+    // Found out by a handler that lost a race, it says nothing about a port that is owned by now.
+    if situation.facts.port == PortFact::Exhausted && record.port.owned().is_none() {
         return fail(
-            record,
+            Decision { record, effects },
             "no public port is free: all ports of the range are owned or in quarantine",
             situation,
         );
     }
-    own_port(&mut record, &mut effects, situation);
-    replace_refused(&mut record, &mut effects, situation);
-    start_over(&mut record, situation);
-    let trouble = fill_up(&mut record, &mut effects, situation);
-    thin_out(&mut record, situation);
+    let overdue = situation.now >= operation.deadline;
+    let mut trouble = None;
+    if !overdue {
+        own_port(&mut record, &mut effects, situation);
+        departure::replace_refused(&mut record, &mut effects, situation);
+        start_over(&mut record, situation);
+        trouble = fill_up(&mut record, &mut effects, situation);
+        departure::thin_out(&mut record, situation);
+    }
 
     let missing = shortcomings::of(&record, situation);
     let blocks = |shortcoming: &&Shortcoming| match shortcoming {
@@ -62,21 +70,27 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         effects.extend(settle(&record));
         return Decision { record, effects };
     }
-    if situation.now >= operation.deadline {
+    if overdue {
         let open: Vec<String> = missing.iter().filter(blocks).map(ToString::to_string).collect();
         let reason = format!("not finished in time: {}", open.join("; "));
-        return fail(record, &reason, situation);
+        return fail(Decision { record, effects }, &reason, situation);
     }
     for shortcoming in &missing {
         effects.extend(remedy(shortcoming, &missing, &record, situation));
     }
-    remove_leaving(&record, situation, &mut effects);
+    departure::remove_leaving(&record, situation, &mut effects);
     let states = describe::cluster(&record, situation.cluster);
     tell(
         &mut record,
         trouble.map_or(states.clone(), |trouble| format!("{states}; {trouble}")),
     );
     Decision { record, effects }
+}
+
+/// The marker goes when nothing is under way. A node that is still to be removed is: without a marker nobody would come to
+/// it when its cell is back.
+fn unmark(record: &Record) -> Option<Effect> {
+    (!record.somebody_leaves()).then_some(Effect::Unmark)
 }
 
 /// What must be true in etcd beside the record once an operation has ended. Also called for when an operation ended and
@@ -88,11 +102,13 @@ pub fn settle(record: &Record) -> Vec<Effect> {
     allocation
         .into_iter()
         .chain(projections)
-        .chain([Effect::Unmark])
+        .chain(unmark(record))
         .collect()
 }
 
-fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision {
+/// Gives the operation up. What was just found out is taken in all the same, and nothing new is begun.
+fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Decision {
+    let record = &mut decision.record;
     let advice = match record.operation.as_ref().map(|operation| operation.kind) {
         Some(OperationKind::Provision) => {
             "Delete the instance, or send the same request again to go on with it."
@@ -100,15 +116,13 @@ fn fail(mut record: Record, reason: &str, situation: &Situation<'_>) -> Decision
         _ => "Send the request again to go on with it.",
     };
     end(
-        &mut record,
+        record,
         OperationState::Failed,
         format!("{reason}. {advice}"),
         situation.now,
     );
-    Decision {
-        record,
-        effects: vec![Effect::Unmark],
-    }
+    decision.effects.extend(unmark(&decision.record));
+    decision
 }
 
 /// Takes over what was observed and found out: the record catches up with the facts.
@@ -123,7 +137,7 @@ fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
         (PortClaim::Candidate { port, misses }, PortFact::Taken { port: tried, next }) if *port == tried => {
             record.port = PortClaim::Candidate {
                 port: next,
-                misses: misses + 1,
+                misses: misses.saturating_add(1),
             };
         }
         _ => {}
@@ -161,33 +175,6 @@ fn own_port(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situatio
             effects.push(Effect::Allocate(port));
         }
         PortClaim::Owned { .. } | PortClaim::Released => {}
-    }
-}
-
-/// Gives up nodes that their cells certainly do not run, provided that there is another cell for each. Until then the
-/// same cell is asked again.
-fn replace_refused(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
-    let refused: Vec<NodeId> = record
-        .nodes
-        .iter()
-        .filter(|(node, placed)| {
-            placed.phase == Phase::Assigned
-                && matches!(situation.facts.started.get(node), Some(StartAnswer::Refused(_)))
-        })
-        .map(|(node, _)| *node)
-        .collect();
-    if refused.is_empty() {
-        return;
-    }
-    let Some(cells) = &situation.facts.cells else {
-        effects.push(Effect::ListCells);
-        return;
-    };
-    if placement::choose(cells, &wanted(record, refused.len(), situation)).is_err() {
-        return;
-    }
-    for (_, node) in record.nodes.iter_mut().filter(|(node, _)| refused.contains(node)) {
-        node.phase = Phase::Leaving;
     }
 }
 
@@ -239,8 +226,7 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         Err(shortage) => return Some(shortage.to_string()),
     };
     for cell in chosen {
-        // The number makes ids differ within one seed; retired ones are counted so that an id cannot come back.
-        let node = situation.fresh_node(record.nodes.len() + record.retired.len());
+        let node = unused_node(record, situation);
         let placed = Node {
             cell: cell.guid.clone(),
             availability_zone: cell.availability_zone.clone(),
@@ -254,6 +240,19 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
     None
 }
 
+/// A node id that the instance never had. The number makes ids differ within one seed.
+fn unused_node(record: &Record, situation: &Situation<'_>) -> NodeId {
+    let had = |node: &NodeId| record.nodes.contains_key(node) || record.retired.contains(node);
+    let mut number = record.nodes.len() + record.retired.len();
+    loop {
+        let node = situation.fresh_node(number);
+        if !had(&node) {
+            return node;
+        }
+        number += 1;
+    }
+}
+
 pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
     Effect::ClearScope {
         leaves: situation.cluster.leaves.clone(),
@@ -261,7 +260,7 @@ pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
     }
 }
 
-fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wanted<'a> {
+pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wanted<'a> {
     let occupied: BTreeSet<&CellGuid> = record.nodes.values().map(|node| &node.cell).collect();
     Wanted {
         count,
@@ -272,37 +271,6 @@ fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wa
         occupied,
         only: record.cells.as_deref(),
         seed: situation.seed,
-    }
-}
-
-/// Lets one surplus node leave at a time, never the leader. When it goes is for [`remove_leaving`] to say.
-fn thin_out(record: &mut Record, situation: &Situation<'_>) {
-    let staying: Vec<(NodeId, &Node)> = record.staying().collect();
-    let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
-    let somebody_leaves = record.nodes.len() > staying.len();
-    if staying.len() <= enough || somebody_leaves || situation.cluster.running_leader().is_none() {
-        return;
-    }
-    let neighbours = |zone: &str| {
-        staying
-            .iter()
-            .filter(|(_, node)| node.availability_zone == zone)
-            .count()
-    };
-    let surplus = staying
-        .iter()
-        .filter(|(node, _)| !situation.cluster.is_led_by(*node))
-        // A node that does not run first, then one of the fullest zone.
-        .max_by_key(|(id, node)| {
-            let runs = situation
-                .cluster
-                .member(*id)
-                .is_some_and(|member| member.is_running());
-            (!runs, neighbours(&node.availability_zone), *id)
-        })
-        .map(|(id, _)| *id);
-    if let Some(node) = surplus.and_then(|id| record.nodes.get_mut(&id)) {
-        node.phase = Phase::Leaving;
     }
 }
 
@@ -361,45 +329,5 @@ fn remedy(
             })
         }
         _ => None,
-    }
-}
-
-/// Asks cells to remove the nodes that leave, each as soon as that harms nobody.
-fn remove_leaving(record: &Record, situation: &Situation<'_>, effects: &mut Vec<Effect>) {
-    let (cluster, facts) = (situation.cluster, situation.facts);
-    let missing = shortcomings::of(record, situation);
-    let others_stream = !missing.iter().any(|one| {
-        matches!(
-            one,
-            Shortcoming::NoLeader
-                | Shortcoming::LeaderLeaves
-                | Shortcoming::NotRunning { .. }
-                | Shortcoming::NotStreaming { .. }
-        )
-    });
-    for (node, _) in record
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.phase == Phase::Leaving)
-    {
-        let member = cluster.member(*node);
-        // Before the cluster ever stood there is nothing to lose.
-        let nothing_to_lose = !record.bootstrapped;
-        // Its cell has told Patroni that it must not lead any more, so that it cannot win an election that starts while
-        // it is being stopped; or it does not take part at all.
-        let passed_over = member.is_none_or(|member| member.nofailover);
-        if nothing_to_lose || (passed_over && others_stream && !cluster.is_led_by(*node)) {
-            effects.push(Effect::Remove(*node));
-        } else if !passed_over {
-            // Asking again makes the cell look at the record at once, where it sees that the node leaves.
-            effects.push(Effect::Start(*node));
-        }
-    }
-    let unsure = missing
-        .iter()
-        .any(|one| matches!(one, Shortcoming::NotStreaming { .. }));
-    if unsure && record.nodes.values().any(|node| node.phase == Phase::Leaving) && facts.replication.is_none()
-    {
-        effects.push(Effect::AskReplication);
     }
 }

@@ -4,7 +4,7 @@
 //! a loop -> tombstone -> record. The record goes last: while it is there, no new instance of that id can be made, and
 //! every poll and every reconcile takes the next step.
 
-use std::time::Duration;
+use jiff::SignedDuration;
 
 use super::{Decision, Situation, active, end, tell};
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 
 /// How long after Patroni's keys were cleared they are looked at again. The cells have confirmed that no Patroni of this
 /// cluster runs; what can still come is a write that was under way when it was stopped.
-const SECOND_LOOK: Duration = Duration::from_secs(2);
+const SECOND_LOOK: SignedDuration = SignedDuration::from_secs(2);
 
 pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut record = situation.record.clone();
@@ -64,7 +64,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         };
     }
     match record.scope_cleared {
-        Some(cleared) if situation.now < cleared + SECOND_LOOK => Decision {
+        Some(cleared) if situation.now.duration_since(cleared) < SECOND_LOOK => Decision {
             record,
             effects: vec![],
         },

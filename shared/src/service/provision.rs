@@ -117,8 +117,9 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         plan = plan.name, identity = command.originating_identity, "provision accepted"
     );
     let pass = advance_from(broker, current, Some(cells)).await?;
-    if let Some(reason) = hopeless(&pass) {
-        abandon(broker, pass, reason.to_string()).await?;
+    if let Some(reason) = hopeless(&pass)
+        && abandon(broker, pass, reason.to_string()).await?
+    {
         return Err(reason);
     }
     finish(broker, command, &operation).await
@@ -258,8 +259,9 @@ fn hopeless(pass: &Pass) -> Option<Error> {
     ))
 }
 
-/// Takes a provision back that no cell has taken part in. The client is told that it failed, so nothing may be left.
-async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<(), Error> {
+/// Takes a provision back that no cell has taken part in, so that nothing is left of it. Answers whether that could be
+/// done: if somebody else took it further meanwhile, it goes on, and ends as every provision does.
+async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<bool, Error> {
     let Pass {
         mut record, index, ..
     } = pass;
@@ -290,9 +292,8 @@ async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<(), Erro
         .compare_and_swap(&key, &record.to_json(), index, None)
         .await
     {
-        Ok(_) => advance(broker, &record.instance_id).await.map(drop),
-        // Somebody else took it further; it ends as every provision does.
-        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(()),
+        Ok(_) => advance(broker, &record.instance_id).await.map(|_| true),
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -287,6 +287,8 @@ impl Bench {
     }
 
     pub(super) async fn without_router() -> Self {
+        // Shown by the test runner when the test fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let etcd = EtcdServer::start().await;
         let keys = Keys(Arc::new(etcd.client()));
         Self {

@@ -1,0 +1,301 @@
+//! Any situation at all, also ones that make no sense. Names come from small sets, so that they meet.
+
+use jiff::Timestamp;
+use proptest::{
+    collection::{btree_map, btree_set, vec},
+    option,
+    prelude::*,
+    sample::{select, subsequence},
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::fixture::{Case, at, cell, guid, node, plan, port};
+use crate::{
+    cluster::{Cluster, Member},
+    decide::placement::CellView,
+    effect::{Facts, PortFact, StartAnswer},
+    ids::{CellGuid, NodeId, OperationId, Port},
+    record::{Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, State},
+    store::Index,
+};
+
+/// Any situation.
+pub(super) fn cases() -> impl Strategy<Value = Case> {
+    (seeds(), clusters(), times())
+        .prop_flat_map(|(seed, cluster, now)| {
+            (
+                records(ids(seed)),
+                Just(cluster),
+                facts(ids(seed)),
+                Just(now),
+                Just(seed),
+            )
+        })
+        .prop_map(|(record, cluster, facts, now, seed)| Case {
+            record,
+            cluster,
+            facts,
+            plan: plan(),
+            now,
+            seed,
+        })
+}
+
+fn seeds() -> impl Strategy<Value = Uuid> {
+    (0u128..3).prop_map(Uuid::from_u128)
+}
+
+/// Ids of nodes, among them some that a pass with this seed would think of.
+fn ids(seed: Uuid) -> Vec<NodeId> {
+    let case = Case::claimed(1).with(|case| case.seed = seed);
+    let fresh = (0..4).map(|n| case.situation().fresh_node(n));
+    (1..=4).map(node).chain(fresh).collect()
+}
+
+/// Nodes lead and publish more often than strangers do.
+fn names() -> impl Strategy<Value = String> {
+    prop_oneof![
+        9 => (1u128..=4).prop_map(|n| node(n).to_string()),
+        1 => Just("stranger".to_owned()),
+    ]
+}
+
+fn times() -> impl Strategy<Value = Timestamp> {
+    prop_oneof![
+        1 => Just(Timestamp::MIN),
+        1 => Just(Timestamp::MAX),
+        20 => (-200i64..900).prop_map(at),
+    ]
+}
+
+fn guids() -> impl Strategy<Value = CellGuid> {
+    select(vec!["c1", "c2", "c3", "c4", "c5", "c6"]).prop_map(guid)
+}
+
+fn zones() -> impl Strategy<Value = String> {
+    select(vec!["z1", "z2", "z3"]).prop_map(str::to_owned)
+}
+
+fn port_numbers() -> impl Strategy<Value = Port> {
+    (30000u16..30003).prop_map(port)
+}
+
+fn claims() -> impl Strategy<Value = PortClaim> {
+    prop_oneof![
+        2 => (port_numbers(), prop_oneof![Just(0u32), Just(u32::MAX)])
+            .prop_map(|(port, misses)| PortClaim::Candidate { port, misses }),
+        5 => port_numbers().prop_map(|port| PortClaim::Owned { port }),
+        1 => Just(PortClaim::Released),
+    ]
+}
+
+fn nodes() -> impl Strategy<Value = Node> {
+    let phases = select(vec![
+        Phase::Assigned,
+        Phase::Running,
+        Phase::Running,
+        Phase::Leaving,
+    ]);
+    (guids(), zones(), phases, times()).prop_map(|(cell, availability_zone, phase, assigned)| Node {
+        cell,
+        availability_zone,
+        phase,
+        assigned,
+        missing_since: None,
+    })
+}
+
+fn operations() -> impl Strategy<Value = Operation> {
+    let kinds = select(vec![
+        OperationKind::Provision,
+        OperationKind::Update,
+        OperationKind::Deprovision,
+    ]);
+    let states = select(vec![
+        OperationState::InProgress,
+        OperationState::Succeeded,
+        OperationState::Failed,
+    ]);
+    (any::<u128>(), kinds, states, times(), times()).prop_map(|(id, kind, state, started, deadline)| {
+        Operation {
+            id: OperationId::from(Uuid::from_u128(id)),
+            kind,
+            state,
+            description: String::new(),
+            started,
+            deadline,
+            ended: None,
+            originating_identity: None,
+        }
+    })
+}
+
+fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
+    let placed = btree_map(select(ids.clone()), nodes(), 0..5);
+    let what = (
+        0u32..5,
+        option::weighted(0.1, vec(guids(), 0..5)),
+        claims(),
+        placed,
+        subsequence(ids, 0..4),
+    );
+    let states = prop_oneof![3 => Just(State::Active), 1 => Just(State::Deleting)];
+    let how = (
+        states,
+        any::<bool>(),
+        times(),
+        prop_oneof![0u32..5, Just(u32::MAX)],
+        option::of(times()),
+        option::weighted(0.8, operations()),
+        option::of(operations()),
+    );
+    (what, how).prop_map(|(what, how)| {
+        let mut record = Case::claimed(what.0).record;
+        (_, record.cells, record.port, record.nodes, record.retired) = what;
+        // No id is both.
+        record.retired.retain(|id| !record.nodes.contains_key(id));
+        (
+            record.state,
+            record.bootstrapped,
+            record.bootstrap_started,
+            record.bootstrap_restarts,
+            record.scope_cleared,
+            record.operation,
+            record.last_operation,
+        ) = how;
+        record
+    })
+}
+
+fn members() -> impl Strategy<Value = Member> {
+    let states = prop_oneof![
+        4 => Just("running"),
+        1 => select(vec!["stopped", "starting", "creating replica", "crashed", "unknown", ""]),
+    ];
+    let roles = select(vec![
+        "replica", "replica", "master", "primary", "promoted", "demoted", "?",
+    ]);
+    let streams = option::of(select(vec!["streaming", "streaming", "in archive recovery"]));
+    (
+        states,
+        roles,
+        option::of(1u64..3),
+        streams,
+        any::<bool>(),
+        option::of(Just(Index::MIN)),
+    )
+        .prop_map(|(state, role, timeline, streams, nofailover, index)| Member {
+            state: state.to_owned(),
+            role: role.to_owned(),
+            timeline,
+            address: None,
+            api: None,
+            replication_state: streams.map(str::to_owned),
+            position: None,
+            nofailover,
+            index,
+        })
+}
+
+fn clusters() -> impl Strategy<Value = Cluster> {
+    let configurations = prop_oneof![
+        3 => Just(Some(Value::Object(plan()))),
+        1 => select(vec![
+            None,
+            Some(Value::Null),
+            Some(json!([1])),
+            Some(json!({"ttl": {"loop_wait": 1}})),
+            Some(json!({"ttl": 30, "loop_wait": 2})),
+        ]),
+    ];
+    let keys = || select(vec!["/service/f1/a", "/service/f1/b"]).prop_map(str::to_owned);
+    let leaves = vec((keys(), Just(Index::MIN)), 0..3);
+    (
+        option::weighted(0.8, select(vec!["", "73", "74"])),
+        option::weighted(0.8, names()),
+        btree_map(names(), members(), 0..6),
+        configurations,
+        leaves,
+        vec(keys(), 0..2),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(initialize, leader, members, config, leaves, directories, exists)| Cluster {
+                initialize: initialize.map(str::to_owned),
+                leader,
+                members,
+                config,
+                leaves,
+                directories,
+                exists,
+            },
+        )
+}
+
+fn views() -> impl Strategy<Value = Vec<CellView>> {
+    btree_map(guids(), (zones(), 0u32..3, any::<bool>()), 0..6).prop_map(|cells| {
+        let view = |(guid, (zone, load, alive)): (CellGuid, (String, u32, bool))| {
+            let mut view = cell(guid.as_str(), &zone);
+            view.room = view.room.filter(|_| alive).map(|mut room| {
+                (room.load, room.capacity) = (load, 2);
+                room
+            });
+            view
+        };
+        cells.into_iter().map(view).collect()
+    })
+}
+
+fn port_facts() -> impl Strategy<Value = PortFact> {
+    prop_oneof![
+        4 => Just(PortFact::Unknown),
+        3 => port_numbers().prop_map(PortFact::Ours),
+        3 => (port_numbers(), port_numbers())
+            .prop_filter("a port does not follow itself", |(port, next)| port != next)
+            .prop_map(|(port, next)| PortFact::Taken { port, next }),
+        1 => Just(PortFact::Exhausted),
+    ]
+}
+
+fn answers() -> impl Strategy<Value = StartAnswer> {
+    prop_oneof![
+        Just(StartAnswer::Accepted),
+        Just(StartAnswer::Refused("no".to_owned())),
+        Just(StartAnswer::Unclear("?".to_owned())),
+    ]
+}
+
+fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
+    let prepared = prop_oneof![
+        1 => Just(None),
+        4 => Just(Some(Ok(()))),
+        1 => Just(Some(Err("refused".to_owned()))),
+    ];
+    let streams = select(vec!["streaming".to_owned(), "catchup".to_owned()]);
+    (
+        option::of(views()),
+        port_facts(),
+        btree_map(select(ids.clone()), answers(), 0..3),
+        btree_set(select(ids.clone()), 0..5),
+        btree_map(select(ids), Just("why".to_owned()), 0..2),
+        prepared,
+        option::of(btree_map(names(), streams, 0..4)),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
+    )
+        .prop_map(
+            |(cells, port, started, removed, not_removed, prepared, replication, done)| Facts {
+                cells,
+                port,
+                started,
+                removed,
+                not_removed,
+                prepared,
+                replication,
+                port_released: done.0,
+                bindings_dropped: done.1,
+                gone: done.2,
+                troubles: vec![],
+            },
+        )
+}

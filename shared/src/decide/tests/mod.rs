@@ -1,0 +1,13 @@
+//! The rules of design.md, 4 and 5: each by a table of situations, and all of them by property.
+
+mod arbitrary;
+mod bootstrap;
+mod deprovision;
+mod descriptions;
+mod fixture;
+mod placing;
+mod port;
+mod properties;
+mod standing;
+mod starting;
+mod update;

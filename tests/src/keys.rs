@@ -1,0 +1,97 @@
+//! What stands in etcd, for comparison.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::etcd::EtcdServer;
+
+/// Directories that stay once they were needed; empty, they say nothing.
+const LASTING: [&str; 9] = [
+    "/cells/",
+    "/operations/",
+    "/postgresql-patroni/",
+    "/routing/",
+    "/routing/allocation/",
+    "/routing/ports/",
+    "/service/",
+    "/serviceinstances/",
+    "/tombstones/",
+];
+
+/// Keys with their values. A directory's key ends in a slash, and its value is empty.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Keys(pub BTreeMap<String, String>);
+
+impl Keys {
+    /// Everything below a key, without directories that say nothing.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    #[must_use]
+    pub fn below(etcd: &EtcdServer, key: &str) -> Self {
+        let (status, body) = etcd.raw("GET", &format!("/v2/keys{key}?recursive=true&quorum=true"), None);
+        let mut keys = BTreeMap::new();
+        match status {
+            200 => {
+                let answer: Value = serde_json::from_str(&body).unwrap();
+                collect(&answer["node"], &mut keys);
+            }
+            404 => {}
+            _ => panic!("{key}: {status} {body}"),
+        }
+        keys.retain(|key, _| !LASTING.contains(&key.as_str()));
+        Self(keys)
+    }
+
+    /// Without the hints that may change at any time and decide nothing: where the search for a port starts, and that
+    /// the ports of an older router were looked for.
+    #[must_use]
+    pub fn without_hints(mut self) -> Self {
+        self.0
+            .retain(|key, _| key != "/routing/nextport" && key != "/routing/adopted");
+        self
+    }
+
+    /// Without what a deprovision leaves on purpose: the tombstone of this instance, and ports in quarantine.
+    #[must_use]
+    pub fn without_remains(mut self, instance: &str) -> Self {
+        let tombstone = format!("/tombstones/{instance}");
+        self.0.retain(|key, value| {
+            let quarantined = key.starts_with("/routing/ports/") && value == "quarantine";
+            *key != tombstone && !quarantined
+        });
+        self
+    }
+
+    /// Lines that say what is in `self` and not in `before`, or the other way round.
+    #[must_use]
+    pub fn changes_since(&self, before: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (key, value) in &self.0 {
+            match before.0.get(key) {
+                None => lines.push(format!("+ {key} = {value}")),
+                Some(old) if old != value => lines.push(format!("~ {key} = {old} -> {value}")),
+                Some(_) => {}
+            }
+        }
+        let gone = before.0.keys().filter(|key| !self.0.contains_key(*key));
+        lines.extend(gone.map(|key| format!("- {key}")));
+        lines
+    }
+}
+
+fn collect(node: &Value, keys: &mut BTreeMap<String, String>) {
+    let key = node["key"].as_str().unwrap_or_default();
+    if node["dir"].as_bool() == Some(true) {
+        if !key.is_empty() {
+            keys.insert(format!("{key}/"), String::new());
+        }
+        for child in node["nodes"].as_array().into_iter().flatten() {
+            collect(child, keys);
+        }
+    } else {
+        let value = node["value"].as_str().unwrap_or_default();
+        keys.insert(key.to_owned(), value.to_owned());
+    }
+}

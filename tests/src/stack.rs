@@ -1,0 +1,221 @@
+//! A whole installation: etcd, cells, router and brokers, each a process of its own, on addresses of its own.
+//!
+//! **Guarantees.** When a stack is dropped, also by a panic, none of its processes is left, Patroni's and PostgreSQL's
+//! included, nor its directory; after a panic the directory stays, and the ends of all logs are printed. When the test
+//! process is killed, the [`Reaper`] does the same.
+//! **Assumes.** The workspace was built, and etcd, Patroni, PostgreSQL and HAProxy are installed.
+
+mod cell;
+mod logs;
+mod reaper;
+mod server;
+mod settings;
+
+pub use self::{cell::CellServer, server::Server, settings::Options};
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use shared::{ids::InstanceId, keyspace, record::Record};
+use tempfile::TempDir;
+
+use self::{reaper::Reaper, settings::Settings};
+use crate::{
+    etcd::{self, EtcdServer},
+    keys::Keys,
+    network::Network,
+    osb::Osb,
+    processes::{self, Process},
+};
+
+/// A running installation.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where all state is.
+    pub etcd: EtcdServer,
+    /// The cells, in the order of [`Options::zones`].
+    pub cells: Vec<CellServer>,
+    /// The router, if there is one.
+    pub router: Option<Server>,
+    /// The brokers.
+    pub brokers: Vec<Server>,
+    settings: Settings,
+    directory: Option<TempDir>,
+    reaper: Reaper,
+}
+
+impl Stack {
+    /// Starts everything, and answers when brokers and cells do.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start(options: Options) -> Self {
+        let directory = directory();
+        let reaper = Reaper::start(directory.path());
+        let etcd_options = etcd::Options {
+            directory: Some(subdirectory(directory.path(), "etcd")),
+            ..etcd::Options::default()
+        };
+        let etcd = EtcdServer::start_with(etcd_options).await;
+        let settings = Settings {
+            network: Network::take(),
+            directory: directory.path().to_owned(),
+            kvstore: etcd.url().to_owned(),
+            options,
+        };
+        subdirectory(directory.path(), "logs");
+        let mut stack = Self {
+            etcd,
+            cells: settings.cells(),
+            router: settings.router(),
+            brokers: settings.brokers(),
+            settings,
+            directory: Some(directory),
+            reaper,
+        };
+        for server in stack.servers() {
+            server.launch();
+        }
+        stack.ready().await;
+        stack
+    }
+
+    fn servers(&mut self) -> impl Iterator<Item = &mut Server> {
+        let cells = self.cells.iter_mut().map(|cell| &mut cell.server);
+        cells.chain(&mut self.router).chain(&mut self.brokers)
+    }
+
+    async fn ready(&mut self) {
+        for server in self.servers() {
+            server.ready().await;
+        }
+    }
+
+    /// A client of the first broker.
+    #[must_use]
+    pub fn osb(&self) -> Osb {
+        self.osb_of(0)
+    }
+
+    /// A client of one of the brokers.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    #[must_use]
+    pub fn osb_of(&self, broker: usize) -> Osb {
+        Osb::new(self.brokers[broker].url())
+    }
+
+    /// The directory that everything works in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.settings.directory
+    }
+
+    /// How a process of this stack is configured that needs what a broker needs, in variables alone; etcd may be
+    /// reached by another URL than the stack's own.
+    #[must_use]
+    pub fn variables_of_functions(&self, kvstore: &str) -> std::collections::BTreeMap<String, String> {
+        self.settings.function(kvstore)
+    }
+
+    /// All keys in etcd that say something.
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        Keys::below(&self.etcd, "").without_hints()
+    }
+
+    /// The record of an instance; `None` when there is no such instance.
+    ///
+    /// # Panics
+    /// When etcd does not answer, or the record cannot be read.
+    #[must_use]
+    pub fn record(&self, instance: &str) -> Option<Record> {
+        let id: InstanceId = instance.parse().unwrap();
+        let key = keyspace::record(&id);
+        let keys = Keys::below(&self.etcd, &key);
+        keys.0.get(&key).map(|value| Record::parse(value).unwrap())
+    }
+
+    /// Processes that belong to nodes: Patroni and PostgreSQL.
+    #[must_use]
+    pub fn node_processes(&self) -> Vec<Process> {
+        self.cells
+            .iter()
+            .flat_map(|cell| processes::below(&cell.nodes_directory()))
+            .collect()
+    }
+
+    /// What the cells have on their disks, quarantine included: `<cell>/<directory>/<node>`.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn node_directories(&self) -> Vec<String> {
+        self.cells.iter().flat_map(CellServer::node_directories).collect()
+    }
+
+    /// Asserts that no instance is there: no key in etcd beyond those of `before`, no process and no directory of a node.
+    ///
+    /// # Panics
+    /// With what is left.
+    #[track_caller]
+    pub fn assert_unchanged(&self, before: &Keys, why: &str) {
+        let changes = self.keys().changes_since(before);
+        assert!(changes.is_empty(), "{why} left in etcd:\n{}", changes.join("\n"));
+        self.assert_no_node(why);
+    }
+
+    /// Asserts that no process and no directory of a node is there.
+    ///
+    /// # Panics
+    /// With what is left.
+    #[track_caller]
+    pub fn assert_no_node(&self, why: &str) {
+        let processes = self.node_processes();
+        assert!(processes.is_empty(), "{why} left processes: {processes:?}");
+        let directories = self.node_directories();
+        assert!(directories.is_empty(), "{why} left directories: {directories:?}");
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        let directory = self.settings.directory.clone();
+        for server in self.servers() {
+            server.kill();
+        }
+        self.etcd.kill();
+        let left = processes::kill_below(&directory).err().unwrap_or_default();
+        if thread::panicking() {
+            logs::print_ends(&directory);
+            eprintln!("processes that could not be killed: {left:?}");
+            eprintln!("everything is still in {}", directory.display());
+            self.directory.take().map(TempDir::keep);
+        } else {
+            assert!(left.is_empty(), "processes that could not be killed: {left:?}");
+            drop(self.directory.take());
+        }
+        self.reaper.dismiss();
+    }
+}
+
+/// A directory that any user can enter, PostgreSQL's included.
+fn directory() -> TempDir {
+    let directory = tempfile::Builder::new()
+        .prefix("pb-")
+        .tempdir_in("/var/tmp")
+        .expect("a directory in /var/tmp");
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("a new directory");
+    directory
+}
+
+fn subdirectory(parent: &Path, name: &str) -> PathBuf {
+    let path = parent.join(name);
+    fs::create_dir(&path).expect("a directory in a new one");
+    path
+}
