@@ -18,4 +18,5 @@ pub mod memory_store;
 pub mod pki;
 pub mod ports;
 pub mod proxy;
+pub mod simulation;
 pub mod wait;
