@@ -27,5 +27,6 @@ pub mod processes;
 pub mod proxy;
 pub mod raw;
 pub mod runtime_api;
+pub mod simulation;
 pub mod stack;
 pub mod wait;

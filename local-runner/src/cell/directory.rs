@@ -22,11 +22,8 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    thread,
-    time::Duration,
 };
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use shared::{
     cell_api::NodeParameters,
@@ -34,11 +31,10 @@ use shared::{
 };
 
 use super::{account::Account, error::CellError, ports::PortPair};
-use crate::durable::{sync_directory, write_durably};
-
-/// How often a lock that somebody holds is tried, and the pause in between: half a second in all.
-const LOCK_ATTEMPTS: u32 = 25;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+use crate::{
+    durable::{sync_directory, write_durably},
+    file_lock::FileLock,
+};
 
 /// The data directory of a cell, locked.
 #[derive(Debug)]
@@ -46,7 +42,7 @@ pub(super) struct DataDirectory {
     root: PathBuf,
     account: Account,
     /// The lock goes with the file.
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// What the cell keeps about a node.
@@ -90,7 +86,7 @@ impl NodeDirectory {
 }
 
 impl DataDirectory {
-    /// Opens, and at first makes, a data directory, and locks it. Blocks for up to half a second when it is locked.
+    /// Opens, and at first makes, a data directory, and locks it.
     ///
     /// # Errors
     /// When another process holds it, it is another cell's, its path cannot be used, or the disk fails.
@@ -123,9 +119,9 @@ impl DataDirectory {
             .mode(0o600)
             .open(root.join("cell.lock"))
             .map_err(disk("opening the lock of"))?;
-        if !take(&lock).map_err(disk("locking"))? {
+        let Some(held) = FileLock::try_take(&lock).map_err(disk("locking"))? else {
             return Err(CellError::Locked(root));
-        }
+        };
         let owner = own(&mut lock, guid).map_err(disk("naming the owner of"))?;
         if owner != guid.as_str() {
             return Err(CellError::OtherCell {
@@ -137,7 +133,7 @@ impl DataDirectory {
         let directory = Self {
             root,
             account,
-            _lock: lock,
+            _lock: held,
         };
         directory.lay_out().map_err(disk("preparing"))?;
         Ok(directory)
@@ -327,19 +323,6 @@ impl DataDirectory {
 fn is_plain(path: &str) -> bool {
     path.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"/._+-".contains(&byte))
-}
-
-/// Locks the directory; answers whether that worked. A process that the last owner was just starting holds the lock, too,
-/// until it becomes another program, so a moment's patience is needed.
-fn take(lock: &File) -> io::Result<bool> {
-    for _ in 0..LOCK_ATTEMPTS {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(false)
 }
 
 /// Whose directory it is: the cell's that opened it first. To another one, no record would assign what is in it.
