@@ -84,7 +84,7 @@ impl Stack {
         let account = Account::choose(user)?;
         account.check_reach(&directory.cells())?;
         let etcd = Etcd::find(directory.etcd(), blueprint.etcd()).await?;
-        let haproxy = haproxy(&blueprint.router()?.router.into()).await?;
+        let haproxy = haproxy(&router::Settings::of(blueprint.router()?.router)).await?;
         let patroni = match cells.first() {
             Some(first) => cell::patroni_version(first).await?,
             None => String::new(),
