@@ -43,7 +43,7 @@ impl Marker {
     /// Whether its handler is likely to be at its first steps still. With a clock that is behind it is not waited for.
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
-        (self.since..self.since + HEAD_START).contains(&now)
+        (SignedDuration::ZERO..HEAD_START).contains(&now.duration_since(self.since))
     }
 
     /// Whether its handler has had time enough to write the record.

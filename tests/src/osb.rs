@@ -183,6 +183,23 @@ impl Osb {
 }
 
 impl Answer {
+    /// An answer.
+    ///
+    /// # Panics
+    /// When no client could read it: every answer is JSON and ends the line that it is shown on.
+    #[must_use]
+    pub fn new(status: u16, headers: HeaderMap, text: String) -> Self {
+        let body = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} {text:?}: {error}"));
+        assert!(text.ends_with('\n'), "{text:?} does not end its line");
+        assert_eq!(headers["content-type"], "application/json", "{text}");
+        Self {
+            status,
+            headers,
+            text,
+            body,
+        }
+    }
+
     /// The same answer, provided that it has this status.
     ///
     /// # Panics
@@ -209,21 +226,13 @@ impl Answer {
 /// Sends a request.
 ///
 /// # Panics
-/// When there is no answer, or one that no client can read: every answer is JSON and ends the line that it is shown on.
+/// When there is no answer, or one that no client could read.
 pub async fn send(request: RequestBuilder) -> Answer {
     let response = request.send().await.expect("an answer of the broker");
     let status = response.status().as_u16();
     let headers = response.headers().clone();
     let text = response.text().await.expect("the whole answer of the broker");
-    let body = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} {text:?}: {error}"));
-    assert!(text.ends_with('\n'), "{text:?} does not end its line");
-    assert_eq!(headers["content-type"], "application/json", "{text}");
-    Answer {
-        status,
-        headers,
-        text,
-        body,
-    }
+    Answer::new(status, headers, text)
 }
 
 /// The body of a provision of so many nodes.

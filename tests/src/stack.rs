@@ -11,9 +11,14 @@ mod reaper;
 mod server;
 mod settings;
 
-pub use self::{cell::CellServer, server::Server, settings::Options};
+pub use self::{
+    cell::CellServer,
+    server::Server,
+    settings::{Options, function_variables},
+};
 
 use std::{
+    collections::BTreeMap,
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -116,11 +121,14 @@ impl Stack {
         &self.settings.directory
     }
 
-    /// How a process of this stack is configured that needs what a broker needs, in variables alone; etcd may be
-    /// reached by another URL than the stack's own.
+    /// The variables of a function beside this stack, which reaches etcd at this URL.
     #[must_use]
-    pub fn variables_of_functions(&self, kvstore: &str) -> std::collections::BTreeMap<String, String> {
-        self.settings.function(kvstore)
+    pub fn function_variables(&self, kvstore: &str) -> BTreeMap<String, String> {
+        // What is the stack's own goes before what any function has.
+        let mut variables = function_variables(kvstore);
+        variables.extend(self.settings.common());
+        variables.insert("PATRONI_BROKER_KVSTORE_MACHINES".to_owned(), kvstore.to_owned());
+        variables
     }
 
     /// All keys in etcd that say something.

@@ -13,6 +13,7 @@ use shared::{
     store::{Read, Store, StoreError, Tree, Watch, WatchEvent},
 };
 use tests::{
+    canned::{CannedServer, Reaction},
     etcd::{EtcdCluster, EtcdServer},
     proxy::Proxy,
     wait::eventually,
@@ -26,6 +27,14 @@ fn client(machines: Vec<String>, limit: Duration) -> Etcd {
     settings.connect_timeout = Duration::from_millis(500);
     settings.request_timeout = Duration::from_secs(1);
     settings.stream_limit = limit;
+    Etcd::new(&settings).unwrap()
+}
+
+/// A client whose watches leave a dead connection soon, and wait for the next one as long as it takes.
+fn patient(proxy: &Proxy) -> Etcd {
+    let mut settings = Settings::new(vec![proxy.url()]);
+    settings.request_timeout = Duration::from_secs(20);
+    settings.stream_limit = Duration::from_secs(1);
     Etcd::new(&settings).unwrap()
 }
 
@@ -185,13 +194,17 @@ async fn a_long_way_back_ends_in_a_snapshot() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.url());
     let direct = server.client();
-    let mut watch = client(vec![proxy.url()], Duration::from_secs(2)).watch("/t/w");
+    let mut watch = patient(&proxy).watch("/t/w");
     let mut copy = Copy::default();
     copy.apply(next(&mut watch).await);
+    direct.set("/t/w/first", "1", None).await.unwrap();
+    copy.apply(next(&mut watch).await);
     proxy.freeze();
+    proxy.hold();
     for number in 0..200 {
         direct.set(&format!("/t/w/{number}"), "1", None).await.unwrap();
     }
+    proxy.release();
     copy.catch_up(&mut watch, &direct, "/t/w").await;
     assert_eq!((copy.snapshots, copy.lost), (2, 0));
 }
@@ -201,13 +214,21 @@ async fn a_history_that_is_gone_ends_in_a_snapshot() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.url());
     let direct = Arc::new(server.client());
-    let mut watch = client(vec![proxy.url()], Duration::from_secs(2)).watch("/t/w");
+    let mut watch = patient(&proxy).watch("/t/w");
     snapshot(&mut watch).await;
+    direct.set("/t/w/first", "1", None).await.unwrap();
+    put(&mut watch).await;
+    // The stream dies, and the next one does not begin before the history is gone.
     proxy.freeze();
+    proxy.hold();
     direct.set("/t/w/missed", "1", None).await.unwrap();
     busy(&direct, 1_100).await;
+    proxy.release();
     let tree = snapshot(&mut watch).await;
-    assert_eq!(tree.leaves.keys().collect::<Vec<_>>(), ["/t/w/missed"]);
+    assert_eq!(
+        tree.leaves.keys().collect::<Vec<_>>(),
+        ["/t/w/first", "/t/w/missed"]
+    );
     direct.set("/t/w/last", "1", None).await.unwrap();
     assert_eq!(put(&mut watch).await.0, "/t/w/last");
 }
@@ -411,7 +432,10 @@ async fn a_dropped_watch_ends_at_once() {
     for watch in &mut watches {
         snapshot(watch).await;
     }
-    assert!(proxy.connections() >= 3);
+    eventually("the streams begin", LONG, async || {
+        (proxy.connections() >= 3).then_some(())
+    })
+    .await;
     let start = Instant::now();
     drop(watches);
     eventually("the connections end", Duration::from_secs(10), async || {
@@ -455,4 +479,35 @@ async fn an_impossible_watch_says_why() {
         matches!(&event, WatchEvent::Lost(reason) if reason.contains("Not a directory")),
         "{event:?}"
     );
+}
+
+/// Time that passes while nobody listens is no silence: what came meanwhile is read first.
+#[tokio::test]
+async fn an_event_that_waits_to_be_read_is_not_skipped() {
+    let http = |status: &str, index: u64, body: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nX-Etcd-Index: {index}\r\n");
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    let missing = r#"{"errorCode":100,"message":"Key not found","cause":"/t","index":5}"#;
+    let limit = Duration::from_millis(100);
+    let server = CannedServer::start(move |_, request| {
+        if request.contains("waitIndex=6") {
+            let event = r#"{"action":"set","node":{"key":"/t/w/a","value":"1","modifiedIndex":7}}"#;
+            let length = event.len() + 1;
+            let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 9\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let chunk = format!("{length:x}\r\n{event}\n\r\n");
+            Reaction::Pieces(vec![head.into(), chunk.into()])
+        } else if request.contains("waitIndex") {
+            Reaction::Silence
+        } else {
+            // The probe takes longer than the stream may be silent.
+            if request.contains("_probe") {
+                std::thread::sleep(3 * limit);
+            }
+            Reaction::Answer(http("404 Not Found", 5, missing))
+        }
+    });
+    let mut watch = client(vec![server.url()], limit).watch("/t/w");
+    snapshot(&mut watch).await;
+    assert_eq!(put(&mut watch).await, ("/t/w/a".to_owned(), "1".to_owned()));
 }

@@ -1,7 +1,7 @@
 //! What a cell keeps on disk.
 //!
 //! ```text
-//! cell.lock                     held for as long as the cell lives
+//! cell.lock                     held for as long as the cell lives; names the cell
 //! nodes/<node>/                 the cell's; the node's user may look inside but not write
 //!     node.json                 what the cell was told (0600: passwords)
 //!     patroni.yml               Patroni's configuration (passwords)
@@ -19,17 +19,22 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io,
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use shared::{cell_api::NodeParameters, ids::NodeId};
+use shared::{
+    cell_api::NodeParameters,
+    ids::{CellGuid, NodeId},
+};
 
 use super::{account::Account, error::CellError, ports::PortPair};
-use crate::durable::{sync_directory, write_durably};
+use crate::{
+    durable::{sync_directory, write_durably},
+    file_lock::FileLock,
+};
 
 /// The data directory of a cell, locked.
 #[derive(Debug)]
@@ -37,7 +42,7 @@ pub(super) struct DataDirectory {
     root: PathBuf,
     account: Account,
     /// The lock goes with the file.
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// What the cell keeps about a node.
@@ -84,8 +89,8 @@ impl DataDirectory {
     /// Opens, and at first makes, a data directory, and locks it.
     ///
     /// # Errors
-    /// When another process holds it, its path cannot be used, or the disk fails.
-    pub(super) fn open(path: &Path, account: Account) -> Result<Self, CellError> {
+    /// When another process holds it, it is another cell's, its path cannot be used, or the disk fails.
+    pub(super) fn open(path: &Path, account: Account, guid: &CellGuid) -> Result<Self, CellError> {
         if !path.is_absolute() || !path.to_str().is_some_and(is_plain) {
             return Err(CellError::Settings(format!(
                 "the data directory '{}' must be an absolute path of letters, digits, '/', '.', '_', '+' and '-': \
@@ -106,22 +111,29 @@ impl DataDirectory {
             .create(path)
             .map_err(disk("creating"))?;
         let root = path.canonicalize().map_err(disk("resolving"))?;
-        let lock = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(root.join("cell.lock"))
             .map_err(disk("opening the lock of"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => (),
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(CellError::Locked(root)),
-            Err(errno) => return Err(disk("locking")(errno.into())),
+        let Some(held) = FileLock::try_take(&lock).map_err(disk("locking"))? else {
+            return Err(CellError::Locked(root));
+        };
+        let owner = own(&mut lock, guid).map_err(disk("naming the owner of"))?;
+        if owner != guid.as_str() {
+            return Err(CellError::OtherCell {
+                directory: root,
+                owner,
+                guid: guid.clone(),
+            });
         }
         let directory = Self {
             root,
             account,
-            _lock: lock,
+            _lock: held,
         };
         directory.lay_out().map_err(disk("preparing"))?;
         Ok(directory)
@@ -311,6 +323,18 @@ impl DataDirectory {
 fn is_plain(path: &str) -> bool {
     path.bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"/._+-".contains(&byte))
+}
+
+/// Whose directory it is: the cell's that opened it first. To another one, no record would assign what is in it.
+fn own(lock: &mut File, guid: &CellGuid) -> io::Result<String> {
+    let mut owner = String::new();
+    lock.read_to_string(&mut owner)?;
+    if owner.is_empty() {
+        owner = guid.to_string();
+        lock.write_all(owner.as_bytes())?;
+        lock.sync_all()?;
+    }
+    Ok(owner)
 }
 
 fn quarantine_name(name: &str) -> Option<(NodeId, i64)> {

@@ -59,7 +59,7 @@ impl Cell {
         let account = Account::choose(settings.patroni.user.as_deref())?;
         let patroni = &settings.patroni;
         let program = Program::find(&patroni.command, patroni.postgres_bin.as_deref(), &account)?;
-        let directory = DataDirectory::open(&settings.data_directory, account.clone())?;
+        let directory = DataDirectory::open(&settings.data_directory, account.clone(), &settings.guid)?;
         account.check_reach(directory.root())?;
         let files = [&settings.etcd.ca, &settings.etcd.cert, &settings.etcd.key];
         for file in files.into_iter().flatten() {

@@ -120,30 +120,12 @@ impl Settings {
         (0..self.options.brokers).map(broker).collect()
     }
 
-    /// A function has no file: everything that it needs is in its environment.
-    pub(super) fn function(&self, kvstore: &str) -> Variables {
-        let mut variables = self.common();
-        variables.insert("PATRONI_BROKER_KVSTORE_MACHINES".to_owned(), kvstore.to_owned());
-        let mut set = |name: &str, value: &str| {
-            variables.insert(format!("PATRONI_BROKER_{name}"), value.to_owned());
-        };
-        set("BROKER_USERNAME", USER);
-        set("BROKER_PASSWORD", USER);
-        set("CATALOG_SERVICES", CATALOG);
-        set("MASTER_KEY", "nPVFZvwyr4NmTxQ7E/u3vCylvHb6xn8NWzoqN3RiVlo=");
-        set(
-            "SECRETS_MASTER_KEYS",
-            r#"[{"id": "development", "environment": "PATRONI_BROKER_MASTER_KEY"}]"#,
-        );
-        variables
-    }
-
     /// Where clients of the clusters connect to.
     fn hostname(&self) -> String {
         self.network.address(1).to_string()
     }
 
-    fn common(&self) -> Variables {
+    pub(super) fn common(&self) -> Variables {
         let mut variables = Variables::new();
         let mut set = |name: &str, value: &str| {
             variables.insert(format!("PATRONI_BROKER_{name}"), value.to_owned());
@@ -168,6 +150,27 @@ impl Settings {
 
 fn example() -> String {
     repository_file("config/bosh-lite.example.yml")
+}
+
+/// A function has no file: everything that it needs is in its environment. Nothing of a stack is in here.
+#[must_use]
+pub fn function_variables(kvstore: &str) -> Variables {
+    let pairs = [
+        ("KVSTORE_MACHINES", kvstore),
+        ("ROUTER_HOSTNAME", "127.0.0.1"),
+        ("CELL_USERNAME", "containers"),
+        ("CELL_PASSWORD", "containers"),
+        ("BROKER_USERNAME", USER),
+        ("BROKER_PASSWORD", USER),
+        ("CATALOG_SERVICES", CATALOG),
+        (
+            "SECRETS_MASTER_KEYS",
+            r#"[{"id": "one", "environment": "PATRONI_BROKER_MASTER_KEY"}]"#,
+        ),
+        ("MASTER_KEY", "nPVFZvwyr4NmTxQ7E/u3vCylvHb6xn8NWzoqN3RiVlo="),
+    ];
+    let named = |(name, value): (&str, &str)| (format!("PATRONI_BROKER_{name}"), value.to_owned());
+    pairs.map(named).into()
 }
 
 /// The example's catalog, as far as tests need it.
