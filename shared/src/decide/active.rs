@@ -14,6 +14,7 @@ use super::{
     tell,
 };
 use crate::{
+    cluster::Cluster,
     effect::{Effect, PortFact},
     ids::{CellGuid, NodeId},
     record::{Node, OperationKind, OperationState, Phase, PortClaim, Record},
@@ -25,6 +26,9 @@ const BOOTSTRAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(9
 
 /// Seconds after which a cell is asked again for a node that has not reported to Patroni.
 const ASK_AGAIN: i64 = 5;
+
+/// What is said when [`is_somebody_elses`].
+pub const SCOPE_IN_USE: &str = "a Patroni cluster that this broker does not know runs under this id";
 
 /// How often a bootstrap that never got a leader is started over within one operation.
 const BOOTSTRAP_RESTARTS: u32 = 3;
@@ -215,6 +219,9 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
             return None;
         }
         if !situation.cluster.leaves.is_empty() {
+            if is_somebody_elses(record, situation.cluster) {
+                return Some(SCOPE_IN_USE.to_owned());
+            }
             effects.push(clear_scope(situation));
             return None;
         }
@@ -240,6 +247,18 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         effects.push(Effect::Project(node));
     }
     None
+}
+
+/// Whether a cluster lives in the scope that this record knows nothing of: one of the original broker, or any other
+/// Patroni. What an earlier life has left behind has no leader, once its ttl is over, and no members.
+#[must_use]
+pub fn is_somebody_elses(record: &Record, cluster: &Cluster) -> bool {
+    let ours = |name: &String| name.parse().is_ok_and(|node| record.retired.contains(&node));
+    cluster
+        .leader
+        .iter()
+        .chain(cluster.members.keys())
+        .any(|name| !ours(name))
 }
 
 /// A node id that the instance never had. The number makes ids differ within one seed.

@@ -12,6 +12,7 @@ use crate::{
     ids::{BindingId, Incarnation, InstanceId, Port},
     keyspace,
     master_keys::Kind,
+    ports::gone_or_other,
     record::{Record, State},
     store::{Index, Read, StoreError},
 };
@@ -72,7 +73,14 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     let entry = entry
         .map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)))
         .transpose()?;
-    let there = entry.filter(|(binding, _)| binding.instance_incarnation == record.incarnation);
+    let (there, another) = match entry {
+        Some((binding, index)) if binding.instance_incarnation == record.incarnation => {
+            (Some((binding, index)), None)
+        }
+        another => (None, another),
+    };
+    // Written by a bind that was frozen while its instance was removed.
+    let of_another_life = another.map(|(_, index)| index);
     if let Some((binding, index)) = there {
         if binding.request != command.request {
             return Err(Error::Conflict(
@@ -80,7 +88,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
             ));
         }
         return match binding.state {
-            BindingState::Ready => credentials(broker, command, &record, &binding, true),
+            BindingState::Ready => again(broker, command, &record, &binding).await,
             BindingState::Creating => complete(broker, command, &record, binding, index).await,
             BindingState::Deleting => Err(Error::Concurrency("the binding is being removed".to_owned())),
         };
@@ -111,13 +119,19 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         created: broker.clock.now(),
         originating_identity: command.originating_identity.clone(),
     };
+    if let Some(index) = of_another_life {
+        gone_or_other(broker.store.compare_and_delete(&key, index).await)?;
+    }
+    let taken = || Error::Concurrency("another request about this binding is under way".to_owned());
     let index = match broker.store.create(&key, &binding.to_json(), None).await {
         Ok(index) => index,
-        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
-            return Err(Error::Concurrency(
-                "another request about this binding is under way".to_owned(),
-            ));
-        }
+        Err(StoreError::Conflict { .. }) => return Err(taken()),
+        Err(lost @ StoreError::Ambiguous { .. }) => match broker.store.get(&key, Read::Quorum).await? {
+            // The incarnation is random: it is ours, so our write came through.
+            Some(entry) if entry.value == binding.to_json() => entry.index,
+            Some(_) => return Err(taken()),
+            None => return Err(lost.into()),
+        },
         Err(error) => return Err(error.into()),
     };
     complete(broker, command, &record, binding, index).await
@@ -143,6 +157,22 @@ fn check_ready(record: &Record) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+/// Answers a binding that is there. Its role is made again if an asynchronous failover has lost it: credentials that are
+/// answered must work.
+async fn again(broker: &Broker, command: &Bind, record: &Record, binding: &Binding) -> Result<Bound, Error> {
+    let bound = credentials(broker, command, record, binding, true)?;
+    if record.state == State::Active {
+        let door = broker.public_door(record)?.ok_or_else(no_port)?;
+        let Credentials {
+            username, password, ..
+        } = &bound.credentials;
+        if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
+            return Err(Error::Concurrency("the binding is being removed".to_owned()));
+        }
+    }
+    Ok(bound)
 }
 
 async fn complete(

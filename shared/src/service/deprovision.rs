@@ -125,7 +125,7 @@ async fn finish(
             operation: operation_name(operation),
         });
     }
-    match wait::until_ended(broker, &command.instance).await? {
+    match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Deprovisioned::Done),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
     }

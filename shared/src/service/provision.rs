@@ -10,7 +10,10 @@ use crate::{
     advance::{Current, Pass, advance, advance_from, read_record},
     broker::Broker,
     cells::Cell,
-    decide::placement::{self, Wanted},
+    decide::{
+        active,
+        placement::{self, Wanted},
+    },
     effect::{PortFact, StartAnswer},
     error::Error,
     ids::{Incarnation, InstanceId},
@@ -219,7 +222,7 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
             operation: operation_name(operation),
         });
     }
-    match wait::until_ended(broker, &command.instance).await? {
+    match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Provisioned::Created),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
     }
@@ -244,6 +247,9 @@ fn hopeless(pass: &Pass) -> Option<Error> {
     if pass.facts.port == PortFact::Exhausted {
         let text = "no public port is free: all ports of the range are owned or in quarantine";
         return Some(Error::Unprocessable(text.to_owned()));
+    }
+    if pass.record.nodes.is_empty() && active::is_somebody_elses(&pass.record, &pass.cluster) {
+        return Some(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));
     }
     let answers = || pass.facts.started.values();
     let all_refused = answers().all(|answer| matches!(answer, StartAnswer::Refused(_)));

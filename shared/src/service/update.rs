@@ -146,7 +146,10 @@ async fn begin_update(
                 instance = %command.instance, operation = %operation.id, node_count,
                 identity = command.originating_identity, "update accepted"
             );
-            advance_from(broker, Current { record: next, index }, None).await?;
+            // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
+            if let Err(error) = advance_from(broker, Current { record: next, index }, None).await {
+                tracing::warn!(instance = %command.instance, %error, "the first steps of an update were not taken");
+            }
             finish(broker, command, &operation).await.map(Some)
         }
         // It moved; or our write came through, and is found as under way.
@@ -163,7 +166,7 @@ async fn finish(broker: &Broker, command: &Update, operation: &Operation) -> Res
             operation: operation_name(operation),
         });
     }
-    match wait::until_ended(broker, &command.instance).await? {
+    match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Updated::Done),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
     }
