@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 
 use crate::{
+    advance::{Current, read_record},
     broker::Broker,
     cells::{Cell, RemoveAnswer},
     cluster::Cluster,
@@ -169,6 +170,10 @@ async fn carry_out(
             }
             Finding::Nothing
         }
+        Effect::SweepProjections => {
+            sweep_projections(broker, record).await?;
+            Finding::Nothing
+        }
         Effect::Start(node) => start(broker, record, *node, directory).await?,
         Effect::Remove(node) => remove(broker, record, *node, directory).await,
         Effect::Forget(nodes) => {
@@ -228,7 +233,7 @@ async fn carry_out(
             if let Some(port) = port {
                 ports::release(store, record, *port, settings.quarantine).await?;
             }
-            delete_projections(store, id).await?;
+            sweep_projections(broker, record).await?;
             Finding::PortReleased
         }
         Effect::DropBindings => {
@@ -312,12 +317,22 @@ async fn delete_projection(store: &dyn Store, id: &InstanceId, node: NodeId) -> 
     gone_or_other(store.remove_empty_directory(&keyspace::node(id, node)).await)
 }
 
-async fn delete_projections(store: &dyn Store, id: &InstanceId) -> Result<(), StoreError> {
-    let nodes = store
-        .list(&keyspace::nodes(id), Read::Quorum)
-        .await?
-        .unwrap_or_default();
-    for node in nodes.keys().filter_map(|name| name.parse().ok()) {
+/// Deletes the projections of nodes that the instance does not have (any more). What is listed before the record is read
+/// again, and found to be of the same incarnation, cannot be a later incarnation's.
+async fn sweep_projections(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let (store, id) = (&*broker.store, &record.instance_id);
+    let listed = store.list(&keyspace::nodes(id), Read::Quorum).await?;
+    let Some(listed) = listed.filter(|nodes| !nodes.is_empty()) else {
+        return Ok(());
+    };
+    let Some(Current { record: current, .. }) = read_record(broker, id).await? else {
+        return Ok(());
+    };
+    if current.incarnation != record.incarnation {
+        return Ok(());
+    }
+    let gone = |node: &NodeId| !current.nodes.contains_key(node);
+    for node in listed.keys().filter_map(|name| name.parse().ok()).filter(gone) {
         delete_projection(store, id, node).await?;
     }
     Ok(())

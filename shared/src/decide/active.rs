@@ -99,9 +99,12 @@ fn unmark(record: &Record) -> Option<Effect> {
 pub fn settle(record: &Record) -> Vec<Effect> {
     let allocation = record.port.owned().map(Effect::Allocate);
     let projections = record.staying().map(|(node, _)| Effect::Project(node));
+    // Whoever retired a node may not have come to tidy up after it.
+    let sweep = (!record.retired.is_empty()).then_some(Effect::SweepProjections);
     allocation
         .into_iter()
         .chain(projections)
+        .chain(sweep)
         .chain(unmark(record))
         .collect()
 }

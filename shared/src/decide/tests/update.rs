@@ -162,6 +162,7 @@ fn a_node_that_is_gone_is_retired_and_tidied_up_after() {
     let decision = gone.decide();
     assert_eq!(decision.record.retired, [node(3)]);
     assert!(decision.has(&Effect::Forget(vec![node(3)])));
+    assert!(decision.has(&Effect::SweepProjections));
     assert_eq!(
         decision.told(),
         (OperationState::Succeeded, "master running; replicas running")

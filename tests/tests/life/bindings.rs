@@ -1,0 +1,1 @@
+//! Bindings, undisturbed and not.

@@ -1,0 +1,1 @@
+//! Handlers that stand still for minutes.
