@@ -381,8 +381,9 @@ async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
         Err(error) => return Err(error.into()),
     }
     tracing::info!(instance = %id, incarnation = %record.incarnation, "the instance is gone");
-    unmark(broker, record).await?;
+    // The marker last: it leads reconcile to what a crash leaves here.
     remove_directories(store, id).await?;
+    unmark(broker, record).await?;
     Ok(Finding::Buried)
 }
 
