@@ -305,9 +305,12 @@ fn remedy(
         Shortcoming::PortNotReady { .. } if port_owned && facts.prepared.is_none() => Some(Effect::Prepare),
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
+                // A node that goes does not make the cluster grow, and its cell may be away for long.
                 !matches!(
                     one,
-                    Shortcoming::Settings { .. } | Shortcoming::PortNotReady { .. }
+                    Shortcoming::Settings { .. }
+                        | Shortcoming::PortNotReady { .. }
+                        | Shortcoming::NotGone { .. }
                 )
             });
             if !still_growing {

@@ -22,6 +22,9 @@ fn run(story: Story, layout: Layout, at: usize, accident: Accident, carrier: Car
     let ended = handler.ask(story.tell(&handler)).is_some();
     let dies = matches!(accident, Accident::DiesBefore | Accident::DiesAfter);
     assert_eq!(ended, !dies);
+    while world.has_late_calls() {
+        world.tick();
+    }
     // What was never written down was never asked for, unless it is asked for again.
     let begun = story.has_begun(&world) || carrier == Carrier::Requests;
     story.carry_on(&world, carrier);

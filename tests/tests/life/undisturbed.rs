@@ -142,7 +142,7 @@ fn a_cell_that_is_down_is_passed_over_and_tidied_up_when_it_is_back() {
     world.set_up("c2", false);
     handler.ask(handler.provision(&id(), 2)).unwrap().unwrap();
     let last = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
-    assert_eq!(last.state, OperationState::Succeeded);
+    assert_eq!(last.state, OperationState::Succeeded, "{last:?}");
     let record = world.record(&id()).unwrap();
     assert!(record.staying().all(|(_, node)| node.cell.as_str() != "c2"));
     world.set_up("c2", true);

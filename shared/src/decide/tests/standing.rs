@@ -173,6 +173,16 @@ fn the_plans_settings_come_at_the_end() {
 }
 
 #[test]
+fn a_node_that_cannot_be_removed_does_not_keep_the_plans_settings_from_coming() {
+    let case = Case::standing(3).phase(3, Phase::Leaving).silent(3).with(|case| {
+        case.record.node_count = 2;
+        case.cluster.config = Some(json!({"ttl": 30, "loop_wait": 2}));
+    });
+    let configure = Effect::Configure(object(&json!({"loop_wait": 10})));
+    assert_waits(&case, &[configure, Effect::Remove(node(3))]);
+}
+
+#[test]
 fn patroni_is_quick_while_the_cluster_grows() {
     let growing = Case::assigned(2).led_by(1).with(|case| {
         case.facts.prepared = Some(Ok(()));
