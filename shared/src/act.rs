@@ -188,14 +188,15 @@ async fn carry_out(
                 .cluster
                 .running_leader()
                 .and_then(|(_, leader)| leader.api.clone());
+            // Nothing is known then, but it was asked.
             let Some(api) = api else {
-                return Ok(Finding::Nothing);
+                return Ok(Finding::Replication(BTreeMap::new()));
             };
-            broker
-                .patroni
-                .replication(&api)
-                .await
-                .map_or_else(Finding::Trouble, Finding::Replication)
+            let states = broker.patroni.replication(&api).await;
+            Finding::Replication(states.unwrap_or_else(|reason| {
+                tracing::warn!(instance = %id, reason, "the leader does not say who streams");
+                BTreeMap::new()
+            }))
         }
         Effect::Configure(patch) => {
             let password = broker.password(record, Kind::Rest)?;

@@ -71,6 +71,13 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         return Decision { record, effects };
     }
     if overdue {
+        // It may have come about while no handler looked: what can be asked is asked before it is given up.
+        let questions = missing.iter().filter_map(|one| question(one, &record, situation));
+        let asked: Vec<Effect> = questions.collect();
+        if !asked.is_empty() {
+            effects.extend(asked);
+            return Decision { record, effects };
+        }
         let open: Vec<String> = missing.iter().filter(blocks).map(ToString::to_string).collect();
         let reason = format!("not finished in time: {}", open.join("; "));
         return fail(Decision { record, effects }, &reason, situation);
@@ -279,6 +286,18 @@ pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation
     }
 }
 
+/// What may show that a shortcoming is none, unless it was asked in this pass.
+fn question(shortcoming: &Shortcoming, record: &Record, situation: &Situation<'_>) -> Option<Effect> {
+    let facts = situation.facts;
+    match shortcoming {
+        Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
+        Shortcoming::PortNotReady { .. } if record.port.owned().is_some() && facts.prepared.is_none() => {
+            Some(Effect::Prepare)
+        }
+        _ => None,
+    }
+}
+
 /// What can be done about one shortcoming now.
 fn remedy(
     shortcoming: &Shortcoming,
@@ -287,7 +306,6 @@ fn remedy(
     situation: &Situation<'_>,
 ) -> Option<Effect> {
     let port_owned = record.port.owned().is_some();
-    let facts = situation.facts;
     match shortcoming {
         Shortcoming::NotRunning { node, .. } => {
             // A node that reports to Patroni is its cell's business. One that does not may never have been asked for:
@@ -301,8 +319,9 @@ fn remedy(
                 .is_some_and(|placed| situation.now.duration_since(placed.assigned).as_secs() >= ASK_AGAIN);
             (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
-        Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
-        Shortcoming::PortNotReady { .. } if port_owned && facts.prepared.is_none() => Some(Effect::Prepare),
+        Shortcoming::NotStreaming { .. } | Shortcoming::PortNotReady { .. } => {
+            question(shortcoming, record, situation)
+        }
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
                 // A node that goes does not make the cluster grow, and its cell may be away for long.

@@ -214,7 +214,7 @@ fn at_the_deadline_it_fails_with_what_is_missing() {
             ),
         ),
         (
-            patroni_3(),
+            patroni_3().with(|case| case.facts.replication = Some(BTreeMap::new())),
             format!(
                 "not finished in time: node {} on cell c2 does not stream from the leader (not connected). {ADVICE}",
                 node(2)
@@ -238,6 +238,18 @@ fn at_the_deadline_it_fails_with_what_is_missing() {
         assert_eq!(decision.effects.last(), Some(&Effect::Unmark));
         assert_eq!(decision.starts(), []);
     }
+}
+
+#[test]
+fn what_can_be_asked_is_asked_before_a_failure() {
+    // No handler has looked for a long time.
+    let late = |case: Case| case.after(10 * DEADLINE);
+    let unasked = late(Case::standing(2).with(|case| case.facts.prepared = None));
+    assert_waits(&unasked, &[Effect::Prepare]);
+    let unasked = late(patroni_3());
+    assert_waits(&unasked, &[Effect::AskReplication]);
+    let good = late(patroni_3().with(|case| case.facts.replication = seen_by_leader("streaming")));
+    assert_eq!(good.decide().told().0, OperationState::Succeeded);
 }
 
 #[test]
