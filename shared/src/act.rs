@@ -339,6 +339,27 @@ async fn sweep_projections(broker: &Broker, record: &Record) -> Result<(), Error
     Ok(())
 }
 
+/// Takes back what a handler has written that stood still meanwhile, and whose instance is gone, or lives another life, or
+/// has let nodes go. Works on what carries this incarnation, or a node's id, only.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn take_back(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let (store, id) = (&*broker.store, &record.instance_id);
+    let current = read_record(broker, id).await?;
+    if current.is_some_and(|current| current.record.incarnation == record.incarnation) {
+        return sweep_projections(broker, record).await;
+    }
+    for node in record.nodes.keys().chain(&record.retired) {
+        delete_projection(store, id, *node).await?;
+    }
+    if let PortClaim::Candidate { port, .. } | PortClaim::Owned { port } = record.port {
+        ports::release(store, record, port, broker.settings.quarantine).await?;
+    }
+    remove_directories(store, id).await?;
+    Ok(())
+}
+
 async fn delete_leaves(store: &dyn Store, directory: &str) -> Result<(), StoreError> {
     for (name, child) in store.list(directory, Read::Quorum).await?.unwrap_or_default() {
         if let Child::Leaf(entry) = child {
