@@ -8,7 +8,7 @@ use super::fixture::{Case, DEADLINE, cells, member, node, object, plan, port};
 use crate::{
     cluster::Member,
     effect::Effect,
-    record::{OperationState, Phase},
+    record::{OperationState, Phase, PortClaim},
 };
 
 const ADVICE: &str = "Delete the instance, or send the same request again to go on with it.";
@@ -250,6 +250,20 @@ fn what_can_be_asked_is_asked_before_a_failure() {
     assert_waits(&unasked, &[Effect::AskReplication]);
     let good = late(patroni_3().with(|case| case.facts.replication = seen_by_leader("streaming")));
     assert_eq!(good.decide().told().0, OperationState::Succeeded);
+}
+
+#[test]
+fn what_cannot_be_asked_does_not_put_a_failure_off() {
+    let case = Case::standing(2).after(DEADLINE).with(|case| {
+        case.facts.prepared = None;
+        case.record.port = PortClaim::Candidate {
+            port: port(30000),
+            misses: 0,
+        };
+    });
+    let decision = case.decide();
+    assert_eq!(decision.told().0, OperationState::Failed);
+    assert_eq!(decision.effects, [Effect::Unmark]);
 }
 
 #[test]
