@@ -6,6 +6,7 @@
 //! **Assumes.** Nothing about who calls it, how often, or how many do at once.
 //! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
 
+use jiff::SignedDuration;
 use serde_json::Map;
 use tokio::join;
 
@@ -25,6 +26,9 @@ use crate::{
 
 /// More rounds than any sequence of steps that needs nothing from outside; a pass that needs more goes on next time.
 const ROUNDS: usize = 24;
+
+/// A pass that took longer than this may have stood still, and may have written something after its instance was gone.
+const LATE: SignedDuration = SignedDuration::from_secs(1);
 
 /// A record and the index it stands at.
 #[derive(Debug, Clone)]
@@ -131,7 +135,9 @@ async fn run(
 ) -> Result<Pass, Error> {
     let id = current.record.instance_id.clone();
     let seed = broker.clock.random();
+    let began = broker.clock.now();
     let mut done: Vec<Effect> = Vec::new();
+    let mut lost = false;
     for _ in 0..ROUNDS {
         // Only what makes the cluster needs the plan: anything else must not fail because it was taken from the catalog.
         let plan = match (current.record.state, &current.record.operation) {
@@ -169,6 +175,7 @@ async fn run(
                         // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
                         _ => {
                             facts.gone = true;
+                            lost = true;
                             break;
                         }
                     }
@@ -191,6 +198,10 @@ async fn run(
             cluster = read_cluster(broker, &id).await?;
         }
         done.extend(effects);
+    }
+    let took = broker.clock.now().duration_since(began);
+    if lost || took > LATE {
+        act::take_back(broker, &current.record).await?;
     }
     for trouble in &facts.troubles {
         tracing::warn!(instance = %id, trouble, "a step did not succeed; it is tried again");

@@ -128,12 +128,12 @@ async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Er
     if stale {
         let store = &*broker.store;
         tracing::info!(instance = %id, "a marker without an instance is removed");
+        act::remove_directories(store, id).await?;
         gone_or_other(
             store
                 .compare_and_delete(&keyspace::operation(id), entry.index)
                 .await,
         )?;
-        act::remove_directories(store, id).await?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use secrecy::SecretString;
 use tokio::try_join;
 
 use crate::{
+    act,
     advance::{Current, read_record},
     binding::{BindRequest, Binding, BindingState},
     broker::Broker,
@@ -12,7 +13,6 @@ use crate::{
     ids::{BindingId, Incarnation, InstanceId, Port},
     keyspace,
     master_keys::Kind,
-    ports::gone_or_other,
     record::{Record, State},
     store::{Index, Read, StoreError},
 };
@@ -73,14 +73,11 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     let entry = entry
         .map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)))
         .transpose()?;
-    let (there, another) = match entry {
-        Some((binding, index)) if binding.instance_incarnation == record.incarnation => {
-            (Some((binding, index)), None)
-        }
-        another => (None, another),
+    // One of an earlier life of the instance, left by a handler that stood still, is in nobody's way.
+    let (there, stale) = match entry {
+        Some((binding, index)) if binding.instance_incarnation != record.incarnation => (None, Some(index)),
+        entry => (entry, None),
     };
-    // Written by a bind that was frozen while its instance was removed.
-    let of_another_life = another.map(|(_, index)| index);
     if let Some((binding, index)) = there {
         if binding.request != command.request {
             return Err(Error::Conflict(
@@ -119,19 +116,19 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         created: broker.clock.now(),
         originating_identity: command.originating_identity.clone(),
     };
-    if let Some(index) = of_another_life {
-        gone_or_other(broker.store.compare_and_delete(&key, index).await)?;
-    }
-    let taken = || Error::Concurrency("another request about this binding is under way".to_owned());
-    let index = match broker.store.create(&key, &binding.to_json(), None).await {
+    let value = binding.to_json();
+    let written = match stale {
+        Some(index) => broker.store.compare_and_swap(&key, &value, index, None).await,
+        None => broker.store.create(&key, &value, None).await,
+    };
+    let index = match written {
         Ok(index) => index,
-        Err(StoreError::Conflict { .. }) => return Err(taken()),
-        Err(lost @ StoreError::Ambiguous { .. }) => match broker.store.get(&key, Read::Quorum).await? {
-            // The incarnation is random: it is ours, so our write came through.
-            Some(entry) if entry.value == binding.to_json() => entry.index,
-            Some(_) => return Err(taken()),
-            None => return Err(lost.into()),
-        },
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => {
+            return Err(Error::Concurrency(
+                "another request about this binding is under way".to_owned(),
+            ));
+        }
+        // The same request goes on with it if it was written.
         Err(error) => return Err(error.into()),
     };
     complete(broker, command, &record, binding, index).await
@@ -188,8 +185,13 @@ async fn complete(
         username, password, ..
     } = &bound.credentials;
     let withdrawn = || Error::Concurrency("the binding was removed while it was being made".to_owned());
-    if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
-        return Err(withdrawn());
+    match broker.databases.create_login(&door, username, password).await {
+        Ok(Login::Ready) => {}
+        Ok(Login::Withdrawn) => return Err(withdrawn()),
+        Err(error) => {
+            take_back_without_instance(broker, command, record, index).await?;
+            return Err(error.into());
+        }
     }
     let ready = Binding {
         state: BindingState::Ready,
@@ -203,13 +205,16 @@ async fn complete(
     {
         Ok(_) => {}
         Err(StoreError::Missing { .. }) => return Err(withdrawn()),
-        // Another request like this one got there first, or an unbind did.
-        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
+        // Another request like this one got there first, or an unbind did; or it is not known.
+        Err(failed @ (StoreError::Conflict { .. } | StoreError::Ambiguous { .. })) => {
             let entry = broker
                 .store
                 .get(&key, Read::Quorum)
                 .await?
                 .ok_or_else(withdrawn)?;
+            if entry.index == index {
+                return Err(failed.into());
+            }
             if parse(&entry.value)? != ready {
                 return Err(withdrawn());
             }
@@ -218,6 +223,26 @@ async fn complete(
     }
     tracing::info!(instance = %command.instance, binding = %command.binding, role = username, "bound");
     Ok(bound)
+}
+
+/// A handler that stood still may have written a binding of an instance that is gone, or is going: nobody would delete it.
+async fn take_back_without_instance(
+    broker: &Broker,
+    command: &Bind,
+    record: &Record,
+    index: Index,
+) -> Result<(), Error> {
+    let lives = read_record(broker, &command.instance)
+        .await?
+        .is_some_and(|current| {
+            current.record.incarnation == record.incarnation && current.record.state == State::Active
+        });
+    if !lives {
+        let key = keyspace::binding(&command.instance, &command.binding);
+        gone_or_other(broker.store.compare_and_delete(&key, index).await)?;
+        act::remove_directories(&*broker.store, &command.instance).await?;
+    }
+    Ok(())
 }
 
 fn credentials(

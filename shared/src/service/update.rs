@@ -60,11 +60,17 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         check(command, plan)?;
     }
     command.patience.check()?;
+    let mut meant = None;
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
             return Err(Error::NotFound("there is no such instance".to_owned()));
         };
         let record = &current.record;
+        if *meant.get_or_insert(record.incarnation) != record.incarnation {
+            return Err(Error::Concurrency(
+                "the instance was taken away and made again meanwhile".to_owned(),
+            ));
+        }
         if record.state == State::Deleting {
             return Err(Error::Concurrency(
                 "the instance is being deprovisioned".to_owned(),
