@@ -25,6 +25,7 @@ pub mod pki;
 pub mod ports;
 pub mod processes;
 pub mod proxy;
+pub mod psql;
 pub mod raw;
 pub mod runtime_api;
 pub mod stack;
