@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::status::StatusArguments;
+use crate::{status::StatusArguments, up};
 
 /// Highly available PostgreSQL on demand: an Open Service Broker, its cells and its router.
 #[derive(Debug, Parser)]
@@ -16,6 +16,10 @@ pub(crate) struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run everything on this machine: etcd, cells, the router and the broker. Ctrl-C stops it; the data stays.
+    Up(up::Options),
+    /// Show it all at work, from the first node to the last trace, and check it: takes half a minute, leaves nothing.
+    Demo,
     /// Serve the Open Service Broker API.
     Broker(ConfigFile),
     /// Run Patroni nodes on this machine.

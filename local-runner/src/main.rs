@@ -3,63 +3,95 @@
 mod broker;
 mod cell;
 mod cli;
+mod demo;
+mod durable;
+mod interrupts;
+mod log;
 mod port_holder;
+mod process;
 mod router;
 mod status;
+mod steps;
+mod up;
 
-use std::{io::IsTerminal, process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use clap::Parser;
 use cli::{Command, CommandLine};
+use interrupts::Interrupts;
 use shared::{
     config::{CellConfig, Config, RouterConfig, StoreConfig},
     setup,
 };
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = CommandLine::parse();
-    start_log();
-    match run(arguments.command).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{}", chain(&*error));
-            ExitCode::FAILURE
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error),
+    };
+    let code = runtime.block_on(run(arguments.command));
+    // Whatever matters has been waited for. A thread that still waits for an answer must not hold the process up.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(command: Command) -> ExitCode {
+    match command {
+        Command::Up(options) => {
+            let up = async { Ok(up::run(options, Interrupts::listen()?).await?) };
+            up.await
+                .map_or_else(|error: AnyError| complain(&*error), |()| ExitCode::SUCCESS)
+        }
+        Command::Demo => {
+            let demo = async { demo::run(Interrupts::listen()?).await };
+            demo.await.unwrap_or_else(|error| complain(&*error))
+        }
+        part => {
+            log::to_stderr();
+            match serve(part).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{}", chain(&*error));
+                    ExitCode::FAILURE
+                }
+            }
         }
     }
 }
 
-async fn run(command: Command) -> Result<(), AnyError> {
-    let stop = stop_signal()?;
+/// The parts of the broker by themselves, and what operators look at.
+async fn serve(command: Command) -> Result<(), AnyError> {
     match command {
         Command::Broker(file) => {
+            let stop = stop_signal()?;
             let config = Config::load(file.config.as_deref())?;
             broker::BrokerServer::open(config).await?.serve(stop).await?;
         }
-        Command::Router(file) => {
-            let config = RouterConfig::load(file.config.as_deref())?;
-            let store = setup::store(&config.kvstore)?;
-            let router = router::Router::start(router::Settings::of(config.router), Arc::new(store)).await?;
-            let mut routes_stand = router.ready();
-            let announce = async {
-                if routes_stand.wait_for(|ready| *ready).await.is_ok() {
-                    tracing::info!("the router is ready");
-                }
-            };
-            tokio::join!(router.run(stop), announce);
-        }
-        Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
-        Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
         Command::Cell(file) => {
+            let stop = stop_signal()?;
             let config = CellConfig::load(file.config.as_deref())?;
             let store = setup::store(&config.kvstore)?;
             let ready = |uri: &str| tracing::info!(uri, "the cell is ready");
             cell::run(cell::Settings::of(config), Arc::new(store), ready, stop).await?;
         }
+        Command::Router(file) => {
+            let stop = stop_signal()?;
+            let config = RouterConfig::load(file.config.as_deref())?;
+            let store = setup::store(&config.kvstore)?;
+            let router = router::Router::start(router::Settings::of(config.router), Arc::new(store)).await?;
+            router.run(stop).await;
+        }
+        Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
+        Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
+        // These have a log of their own.
+        Command::Up(_) | Command::Demo => {}
     }
     Ok(())
 }
@@ -71,26 +103,17 @@ async fn show(view: status::View, arguments: &status::StatusArguments) -> Result
 }
 
 /// Resolves when the process is asked to stop. The handlers are in place once this returns.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static, std::io::Error> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => (),
-            _ = interrupt.recv() => (),
-        }
-    })
+fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupts = Interrupts::listen()?;
+    Ok(async move { interrupts.next().await })
 }
 
-/// Lines for people on a terminal, JSON for programs otherwise.
-fn start_log() {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(EnvFilter::new("info"));
-    if std::io::stderr().is_terminal() {
-        subscriber.with_target(false).init();
-    } else {
-        subscriber.json().flatten_event(true).init();
-    }
+/// Tells a person what went wrong.
+fn complain(error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!("{}", chain(error));
+    // Standard error may be closed; the code tells as well.
+    let _ = writeln!(io::stderr().lock(), "error: {}", chain(error));
+    ExitCode::FAILURE
 }
 
 /// An error with all its sources.

@@ -30,6 +30,8 @@ struct State {
     cut: AtomicU64,
     /// Connections up to this number carry nothing any more, yet stay open.
     frozen: AtomicU64,
+    /// Nothing is carried for the moment.
+    held: AtomicBool,
     /// New connections are cut at once.
     refuse: AtomicBool,
     open: AtomicUsize,
@@ -84,6 +86,17 @@ impl Proxy {
         thread::sleep(3 * TICK);
     }
 
+    /// Carries nothing until [`Self::release`], on present and new connections; nothing is lost.
+    pub fn hold(&self) {
+        self.state.held.store(true, Ordering::SeqCst);
+        thread::sleep(3 * TICK);
+    }
+
+    /// Carries on.
+    pub fn release(&self) {
+        self.state.held.store(false, Ordering::SeqCst);
+    }
+
     /// Cuts all connections and every new one, until [`Self::mend`].
     pub fn interrupt(&self) {
         self.state.refuse.store(true, Ordering::SeqCst);
@@ -136,6 +149,10 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, number: u64, state: &State) {
     loop {
         if number <= state.cut.load(Ordering::SeqCst) {
             break;
+        }
+        if state.held.load(Ordering::SeqCst) {
+            thread::sleep(TICK);
+            continue;
         }
         match from.read(&mut buffer) {
             Ok(0) => break,

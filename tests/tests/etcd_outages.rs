@@ -267,7 +267,7 @@ async fn no_write_is_lost_or_doubled_while_etcd_is_killed() {
 #[tokio::test]
 async fn a_cluster_with_one_member_down_goes_on() {
     let mut cluster = EtcdCluster::start(3).await;
-    let etcd = cluster.client();
+    let etcd = impatient(cluster.settings().machines);
     etcd.set("/t/a", "1", None).await.unwrap();
     for down in 0..3 {
         cluster.members[down].kill();

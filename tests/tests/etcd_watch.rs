@@ -29,6 +29,14 @@ fn client(machines: Vec<String>, limit: Duration) -> Etcd {
     Etcd::new(&settings).unwrap()
 }
 
+/// A client whose watches leave a dead connection soon, and wait for the next one as long as it takes.
+fn patient(proxy: &Proxy) -> Etcd {
+    let mut settings = Settings::new(vec![proxy.url()]);
+    settings.request_timeout = Duration::from_secs(20);
+    settings.stream_limit = Duration::from_secs(1);
+    Etcd::new(&settings).unwrap()
+}
+
 async fn next(watch: &mut Box<dyn Watch>) -> WatchEvent {
     tokio::time::timeout(LONG, watch.next()).await.unwrap()
 }
@@ -185,13 +193,17 @@ async fn a_long_way_back_ends_in_a_snapshot() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.url());
     let direct = server.client();
-    let mut watch = client(vec![proxy.url()], Duration::from_secs(2)).watch("/t/w");
+    let mut watch = patient(&proxy).watch("/t/w");
     let mut copy = Copy::default();
     copy.apply(next(&mut watch).await);
+    direct.set("/t/w/first", "1", None).await.unwrap();
+    copy.apply(next(&mut watch).await);
     proxy.freeze();
+    proxy.hold();
     for number in 0..200 {
         direct.set(&format!("/t/w/{number}"), "1", None).await.unwrap();
     }
+    proxy.release();
     copy.catch_up(&mut watch, &direct, "/t/w").await;
     assert_eq!((copy.snapshots, copy.lost), (2, 0));
 }
@@ -201,13 +213,21 @@ async fn a_history_that_is_gone_ends_in_a_snapshot() {
     let server = EtcdServer::start().await;
     let proxy = Proxy::start(server.url());
     let direct = Arc::new(server.client());
-    let mut watch = client(vec![proxy.url()], Duration::from_secs(2)).watch("/t/w");
+    let mut watch = patient(&proxy).watch("/t/w");
     snapshot(&mut watch).await;
+    direct.set("/t/w/first", "1", None).await.unwrap();
+    put(&mut watch).await;
+    // The stream dies, and the next one does not begin before the history is gone.
     proxy.freeze();
+    proxy.hold();
     direct.set("/t/w/missed", "1", None).await.unwrap();
     busy(&direct, 1_100).await;
+    proxy.release();
     let tree = snapshot(&mut watch).await;
-    assert_eq!(tree.leaves.keys().collect::<Vec<_>>(), ["/t/w/missed"]);
+    assert_eq!(
+        tree.leaves.keys().collect::<Vec<_>>(),
+        ["/t/w/first", "/t/w/missed"]
+    );
     direct.set("/t/w/last", "1", None).await.unwrap();
     assert_eq!(put(&mut watch).await.0, "/t/w/last");
 }
@@ -411,7 +431,10 @@ async fn a_dropped_watch_ends_at_once() {
     for watch in &mut watches {
         snapshot(watch).await;
     }
-    assert!(proxy.connections() >= 3);
+    eventually("the streams begin", LONG, async || {
+        (proxy.connections() >= 3).then_some(())
+    })
+    .await;
     let start = Instant::now();
     drop(watches);
     eventually("the connections end", Duration::from_secs(10), async || {

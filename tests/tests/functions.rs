@@ -1,6 +1,8 @@
 //! The handlers as they are deployed: each a binary behind the Lambda runtime API and a gateway, configured by its
 //! environment alone.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};

@@ -1,5 +1,7 @@
 //! etcd or cells that are away: a clear error, and nothing left behind.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder};

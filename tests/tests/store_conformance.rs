@@ -1,5 +1,7 @@
 //! Every check of [`tests::conformance`], on the real etcd and on the store in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;

@@ -15,7 +15,7 @@ const DEFAULT_USER: &str = "postgres";
 
 /// The user that Patroni and PostgreSQL run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Account {
+pub(crate) enum Account {
     /// The cell's own.
     Own {
         /// Its number.
@@ -37,7 +37,7 @@ impl Account {
     ///
     /// # Errors
     /// When the user does not exist, or is root itself.
-    pub(super) fn choose(user: Option<&str>) -> Result<Self, CellError> {
+    pub(crate) fn choose(user: Option<&str>) -> Result<Self, CellError> {
         let own = rustix::process::geteuid();
         if !own.is_root() {
             return Ok(Self::Own { uid: own.as_raw() });
@@ -61,7 +61,7 @@ impl Account {
     }
 
     /// The user's number.
-    pub(super) fn uid(&self) -> u32 {
+    pub(crate) fn uid(&self) -> u32 {
         match self {
             Self::Own { uid } | Self::Other { uid, .. } => *uid,
         }
@@ -102,7 +102,7 @@ impl Account {
     ///
     /// # Errors
     /// Names the outermost directory that it cannot enter.
-    pub(super) fn check_reach(&self, directory: &Path) -> Result<(), CellError> {
+    pub(crate) fn check_reach(&self, directory: &Path) -> Result<(), CellError> {
         let outermost_first: Vec<&Path> = directory.ancestors().collect();
         for step in outermost_first.into_iter().rev() {
             if !self.succeeds(Command::new("/bin/true").current_dir(step)) {

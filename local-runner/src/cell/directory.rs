@@ -1,7 +1,7 @@
 //! What a cell keeps on disk.
 //!
 //! ```text
-//! cell.lock                     held for as long as the cell lives
+//! cell.lock                     held for as long as the cell lives; names the cell
 //! nodes/<node>/                 the cell's; the node's user may look inside but not write
 //!     node.json                 what the cell was told (0600: passwords)
 //!     patroni.yml               Patroni's configuration (passwords)
@@ -19,16 +19,20 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
-use shared::{cell_api::NodeParameters, ids::NodeId};
+use shared::{
+    cell_api::NodeParameters,
+    ids::{CellGuid, NodeId},
+};
 
 use super::{account::Account, error::CellError, ports::PortPair};
+use crate::durable::{sync_directory, write_durably};
 
 /// The data directory of a cell, locked.
 #[derive(Debug)]
@@ -83,8 +87,8 @@ impl DataDirectory {
     /// Opens, and at first makes, a data directory, and locks it.
     ///
     /// # Errors
-    /// When another process holds it, its path cannot be used, or the disk fails.
-    pub(super) fn open(path: &Path, account: Account) -> Result<Self, CellError> {
+    /// When another process holds it, it is another cell's, its path cannot be used, or the disk fails.
+    pub(super) fn open(path: &Path, account: Account, guid: &CellGuid) -> Result<Self, CellError> {
         if !path.is_absolute() || !path.to_str().is_some_and(is_plain) {
             return Err(CellError::Settings(format!(
                 "the data directory '{}' must be an absolute path of letters, digits, '/', '.', '_', '+' and '-': \
@@ -105,9 +109,10 @@ impl DataDirectory {
             .create(path)
             .map_err(disk("creating"))?;
         let root = path.canonicalize().map_err(disk("resolving"))?;
-        let lock = OpenOptions::new()
+        let mut lock = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(root.join("cell.lock"))
@@ -116,6 +121,14 @@ impl DataDirectory {
             Ok(()) => (),
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(CellError::Locked(root)),
             Err(errno) => return Err(disk("locking")(errno.into())),
+        }
+        let owner = own(&mut lock, guid).map_err(disk("naming the owner of"))?;
+        if owner != guid.as_str() {
+            return Err(CellError::OtherCell {
+                directory: root,
+                owner,
+                guid: guid.clone(),
+            });
         }
         let directory = Self {
             root,
@@ -312,6 +325,18 @@ fn is_plain(path: &str) -> bool {
         .all(|byte| byte.is_ascii_alphanumeric() || b"/._+-".contains(&byte))
 }
 
+/// Whose directory it is: the cell's that opened it first. To another one, no record would assign what is in it.
+fn own(lock: &mut File, guid: &CellGuid) -> io::Result<String> {
+    let mut owner = String::new();
+    lock.read_to_string(&mut owner)?;
+    if owner.is_empty() {
+        owner = guid.to_string();
+        lock.write_all(owner.as_bytes())?;
+        lock.sync_all()?;
+    }
+    Ok(owner)
+}
+
 fn quarantine_name(name: &str) -> Option<(NodeId, i64)> {
     let (node, seconds) = name.rsplit_once('-')?;
     Some((node.parse().ok()?, seconds.parse().ok()?))
@@ -342,35 +367,6 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     fs::set_permissions(path, Permissions::from_mode(mode))
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Writes a file so that after a power cut it is the old or the new one as a whole. `own` sets its owner.
-pub(super) fn write_durably(
-    path: &Path,
-    bytes: &[u8],
-    mode: u32,
-    own: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => (),
-    }
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    file.write_all(bytes)?;
-    own(&temporary)?;
-    file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    path.parent().map_or(Ok(()), sync_directory)
 }
 
 #[cfg(test)]

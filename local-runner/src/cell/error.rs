@@ -13,6 +13,18 @@ pub(crate) enum CellError {
     /// Another process holds the data directory.
     #[error("{0} is in use by another cell: stop that one first, or give this one its own data directory")]
     Locked(PathBuf),
+    /// The data directory holds another cell's nodes.
+    #[error(
+        "{directory} belongs to cell {owner}, not {guid}: its nodes would be taken for strays. Give the cell its guid back, or another data directory"
+    )]
+    OtherCell {
+        /// The data directory.
+        directory: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who asked.
+        guid: CellGuid,
+    },
     /// The user that Patroni runs as cannot get to a directory.
     #[error(
         "user '{user}', whom Patroni runs as, cannot enter {directory}: give it access (chmod o+x), or choose a data directory elsewhere"

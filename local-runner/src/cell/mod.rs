@@ -31,7 +31,6 @@ mod node;
 mod patroni;
 mod patroni_yaml;
 mod ports;
-mod process;
 mod refused;
 mod registrar;
 mod roster;
@@ -43,5 +42,9 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use service::run;
+use crate::process;
+
+pub(crate) use account::Account;
+pub(crate) use error::CellError;
+pub(crate) use service::{patroni_version, run};
 pub(crate) use settings::Settings;

@@ -11,9 +11,11 @@ use std::{
 
 use tokio::process::Child;
 
+use crate::durable::write_durably;
+
 use super::{
     account::Account,
-    directory::{NodeDirectory, write_durably},
+    directory::NodeDirectory,
     error::CellError,
     process::{Process, ProcessId, working_in},
 };

@@ -59,13 +59,16 @@ impl Cell {
         let account = Account::choose(settings.patroni.user.as_deref())?;
         let patroni = &settings.patroni;
         let program = Program::find(&patroni.command, patroni.postgres_bin.as_deref(), &account)?;
-        let directory = DataDirectory::open(&settings.data_directory, account.clone())?;
+        let directory = DataDirectory::open(&settings.data_directory, account.clone(), &settings.guid)?;
         account.check_reach(directory.root())?;
         let files = [&settings.etcd.ca, &settings.etcd.cert, &settings.etcd.key];
         for file in files.into_iter().flatten() {
             account.check_readable(file)?;
         }
-        let version = program.version().await?;
+        let version = match &settings.patroni.version {
+            Some(version) => version.clone(),
+            None => program.version().await?,
+        };
         let (socket, port) = bind(&settings)?;
         let beat = Heartbeat {
             guid: settings.guid.clone(),
@@ -214,6 +217,17 @@ impl Drop for Cell {
     fn drop(&mut self) {
         self.roster.abandon();
     }
+}
+
+/// Whether the programs that a cell with these settings needs are there and run; answers what Patroni calls itself.
+///
+/// # Errors
+/// When they do not.
+pub(crate) async fn patroni_version(settings: &Settings) -> Result<String, CellError> {
+    let patroni = &settings.patroni;
+    let account = Account::choose(patroni.user.as_deref())?;
+    let program = Program::find(&patroni.command, patroni.postgres_bin.as_deref(), &account)?;
+    program.version().await
 }
 
 /// Runs a cell until it is told to stop. `ready` is called once, with the address of its API (`http://host:port`), when

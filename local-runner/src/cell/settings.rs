@@ -69,6 +69,7 @@ impl Settings {
                 command: cell.patroni.command,
                 postgres_bin: cell.patroni.postgres_bin,
                 user: cell.patroni.user,
+                version: None,
                 parameters: cell.postgresql_parameters,
             },
             etcd: EtcdAccess {
@@ -83,7 +84,7 @@ impl Settings {
     }
 
     /// Where the API listens.
-    pub(super) fn api_address(&self) -> SocketAddr {
+    pub(crate) fn api_address(&self) -> SocketAddr {
         SocketAddr::new(self.address, self.api_port)
     }
 
@@ -106,6 +107,8 @@ pub(crate) struct PatroniSettings {
     pub(crate) postgres_bin: Option<PathBuf>,
     /// Whom Patroni runs as when the cell runs as root; `None`: `postgres`.
     pub(crate) user: Option<String>,
+    /// Its version, when it was asked already whether it runs; `None`: the cell asks.
+    pub(crate) version: Option<String>,
     /// More PostgreSQL parameters for every node of this cell.
     pub(crate) parameters: Map<String, Value>,
 }
@@ -116,6 +119,7 @@ impl Default for PatroniSettings {
             command: vec!["/usr/bin/patroni".to_owned()],
             postgres_bin: None,
             user: None,
+            version: None,
             parameters: Map::new(),
         }
     }

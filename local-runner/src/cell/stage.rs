@@ -299,10 +299,10 @@ impl Site {
     pub(super) async fn kill(self) -> Settings {
         self.task.abort();
         let _ = self.task.await;
-        let lock = self.settings.data_directory.clone();
+        let (lock, guid) = (&self.settings.data_directory, &self.settings.guid);
         eventually("the lock of the killed cell", LONG, async || {
             let account = Account::choose(None).unwrap();
-            directory::DataDirectory::open(&lock, account).ok().map(drop)
+            directory::DataDirectory::open(lock, account, guid).ok().map(drop)
         })
         .await;
         self.settings

@@ -381,7 +381,7 @@ impl Haproxy {
     }
 
     fn spawn(&mut self, log: File) -> io::Result<()> {
-        let child = Command::new(program(&self.settings)?)
+        let child = Command::new(&self.settings.haproxy)
             .args([
                 "-W",
                 "-S",
@@ -406,15 +406,6 @@ enum Unloaded {
     Refused,
     Ended(String),
     Stuck,
-}
-
-/// HAProxy's program as a path that does not depend on the working directory.
-pub(crate) fn program(settings: &Settings) -> io::Result<std::path::PathBuf> {
-    if settings.haproxy.components().count() > 1 {
-        std::path::absolute(&settings.haproxy)
-    } else {
-        Ok(settings.haproxy.clone())
-    }
 }
 
 // What makes this function unsound is a type whose descriptor changes or is not open; OwnedFd is not one.

@@ -43,6 +43,7 @@ mod master;
 mod member;
 mod outage;
 mod processes;
+mod program;
 mod routes;
 mod session;
 mod settings;
@@ -54,15 +55,10 @@ mod worker;
 use std::{future::Future, sync::Arc};
 
 use shared::store::Store;
-use tokio::{process::Command, sync::watch};
+use tokio::sync::watch;
 
-pub(crate) use self::settings::Settings;
-use self::{
-    error::RouterError,
-    follow::Follow,
-    haproxy::{Haproxy, program},
-    state_directory::StateDirectory,
-};
+use self::{error::RouterError, follow::Follow, haproxy::Haproxy, state_directory::StateDirectory};
+pub(crate) use self::{processes::at as processes_at, program::find as find_program, settings::Settings};
 
 /// A router that can be run.
 pub(crate) struct Router {
@@ -85,13 +81,9 @@ impl Router {
             path: settings.haproxy.clone(),
             source,
         };
-        let version = Command::new(program(&settings).map_err(unusable)?)
-            .arg("-v")
-            .output()
-            .await
-            .map_err(unusable)?;
-        let version = String::from_utf8_lossy(&version.stdout).into_owned();
-        tracing::info!(haproxy = version.lines().next(), "the router starts");
+        let (haproxy, version) = program::find(&settings).await.map_err(unusable)?;
+        tracing::info!(haproxy = %haproxy.display(), version, "the router starts");
+        let settings = Settings { haproxy, ..settings };
         let settings = Arc::new(settings);
         let haproxy = Haproxy::take_over(Arc::clone(&settings), Arc::clone(&directory)).await;
         Ok(Self {

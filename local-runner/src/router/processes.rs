@@ -33,6 +33,17 @@ pub(crate) struct Process {
     pub(crate) master: bool,
 }
 
+/// The numbers of all processes of HAProxy in the state directory at a path, whoever holds it.
+pub(crate) fn at(path: &Path) -> Vec<i32> {
+    let directory = StateDirectory::peek(path);
+    // One that is not there holds no process.
+    let found = directory.map(|directory| of(&directory)).unwrap_or_default();
+    found
+        .iter()
+        .map(|process| process.pid.as_raw_nonzero().get())
+        .collect()
+}
+
 /// All processes of HAProxy in a state directory.
 pub(crate) fn of(directory: &StateDirectory) -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();

@@ -159,10 +159,12 @@ fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
             effects.push(Effect::Project(*id));
         }
     }
+    // A leader on its way out does not count: a bootstrap that was given up stays given up, for its cells may be removing
+    // it already (they let its leader go as well). Another leader comes when it has handed over.
     record.bootstrapped |= cluster.system_identifier().is_some()
         && cluster
             .running_leader()
-            .is_some_and(|(name, _)| record.nodes.keys().any(|node| node.to_string() == name));
+            .is_some_and(|(name, _)| record.staying().any(|(node, _)| node.to_string() == name));
     effects
 }
 

@@ -11,7 +11,9 @@ use std::{
 
 use ureq::{
     Agent, Body, BodyReader, Error,
+    config::Config,
     http::{HeaderValue, Method, Request, Response, header},
+    tls::TlsConfig,
     unversioned::transport::{Connector, RustlsConnector, TcpConnector},
 };
 
@@ -114,6 +116,8 @@ fn connection_ended(kind: ErrorKind) -> bool {
 #[derive(Debug, Clone)]
 pub(super) struct Exchange {
     agent: Agent,
+    /// The configuration of an agent that keeps no connections.
+    unpooled: Config,
     machines: Arc<[String]>,
     /// The machine that answered last, by its place in `machines`.
     good: Arc<AtomicUsize>,
@@ -126,26 +130,14 @@ pub(super) struct Exchange {
 impl Exchange {
     pub(super) fn new(settings: &Settings) -> Result<Self, InvalidSettings> {
         settings.check_times()?;
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .proxy(None)
-            .tls_config(tls::config(settings)?)
-            .user_agent(concat!("patroni-broker/", env!("CARGO_PKG_VERSION")))
-            .max_idle_connections_per_host(IDLE_CONNECTIONS)
-            .max_idle_connections(IDLE_CONNECTIONS * settings.machines.len())
-            .max_idle_age(IDLE_TIME)
-            .input_buffer_size(LARGEST_PIECE)
-            .output_buffer_size(LARGEST_PIECE)
-            .timeout_resolve(Some(settings.connect_timeout))
-            .timeout_connect(Some(settings.connect_timeout))
-            .timeout_global(Some(settings.request_timeout))
-            .build();
+        let machines = settings.bases()?;
+        let tls = tls::config(settings)?;
         let counters = Arc::new(Counters::default());
+        let pooled = config(settings, tls.clone(), IDLE_CONNECTIONS, machines.len());
         Ok(Self {
-            agent: agent(config, &counters),
-            machines: settings.bases()?.into(),
+            agent: agent(pooled, &counters),
+            unpooled: config(settings, tls, 0, machines.len()),
+            machines: machines.into(),
             good: Arc::new(AtomicUsize::new(0)),
             authorization: settings.authorization()?,
             request_timeout: settings.request_timeout,
@@ -154,11 +146,11 @@ impl Exchange {
         })
     }
 
-    /// The same machines, over connections of its own, which [`Self::shut_down`] ends without harm to others.
+    /// The same machines, over connections of its own, which [`Self::shut_down`] ends without harm to others. Each is
+    /// used once: when a stream was silent because its connection was dead, a kept one would be dead as well.
     pub(super) fn fork(&self) -> Self {
-        let config = self.agent.config().clone();
         Self {
-            agent: agent(config, &self.counters),
+            agent: agent(self.unpooled.clone(), &self.counters),
             ..self.clone()
         }
     }
@@ -337,7 +329,26 @@ impl Exchange {
     }
 }
 
-fn agent(config: ureq::config::Config, counters: &Arc<Counters>) -> Agent {
+fn config(settings: &Settings, tls: TlsConfig, idle: usize, machines: usize) -> Config {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
+        .tls_config(tls)
+        .user_agent(concat!("patroni-broker/", env!("CARGO_PKG_VERSION")))
+        .max_idle_connections_per_host(idle)
+        .max_idle_connections(idle * machines)
+        .max_idle_age(IDLE_TIME)
+        .input_buffer_size(LARGEST_PIECE)
+        .output_buffer_size(LARGEST_PIECE)
+        .timeout_resolve(Some(settings.connect_timeout))
+        .timeout_connect(Some(settings.connect_timeout))
+        .timeout_global(Some(settings.request_timeout))
+        .build()
+}
+
+fn agent(config: Config, counters: &Arc<Counters>) -> Agent {
     let chain = TcpConnector::default().chain(RustlsConnector::default());
     Agent::with_parts(config, chain.chain(Meter(Arc::clone(counters))), Names::default())
 }

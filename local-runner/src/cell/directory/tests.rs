@@ -14,7 +14,11 @@ fn account() -> Account {
 }
 
 fn open(path: &Path) -> DataDirectory {
-    DataDirectory::open(path, account()).unwrap()
+    try_open(path, "c1").unwrap()
+}
+
+fn try_open(path: &Path, guid: &str) -> Result<DataDirectory, CellError> {
+    DataDirectory::open(path, account(), &guid.parse().unwrap())
 }
 
 fn file(node: NodeId) -> NodeFile {
@@ -42,19 +46,20 @@ fn held(directory: &DataDirectory) -> Vec<NodeId> {
 fn a_second_cell_is_refused_until_the_first_has_gone() {
     let top = tempfile::tempdir().unwrap();
     let first = open(top.path());
-    assert!(matches!(
-        DataDirectory::open(top.path(), account()),
-        Err(CellError::Locked(_))
-    ));
+    assert!(matches!(try_open(top.path(), "c1"), Err(CellError::Locked(_))));
     drop(first);
     open(top.path());
+    assert!(matches!(
+        try_open(top.path(), "c2"),
+        Err(CellError::OtherCell { .. })
+    ));
 }
 
 #[test]
 fn a_path_that_a_shell_would_change_is_refused() {
     for path in ["/tmp/with blank", "/tmp/a'b", "/tmp/a,b", "/tmp/$x", "relative"] {
         assert!(matches!(
-            DataDirectory::open(Path::new(path), account()),
+            try_open(Path::new(path), "c1"),
             Err(CellError::Settings(_))
         ));
         assert!(!Path::new(path).exists());

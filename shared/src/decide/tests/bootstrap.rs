@@ -126,8 +126,9 @@ fn it_has_stood_when_a_node_of_the_record_leads_an_initialised_cluster() {
     let cases = [
         (led.clone(), true),
         (led.clone().publishes(1, member("running", "master")), true),
-        // It is on its way out, but holds the data.
-        (led.clone().phase(1, Phase::Leaving), true),
+        // It is on its way out: another one must lead first.
+        (led.clone().phase(1, Phase::Leaving), false),
+        (led.clone().phase(2, Phase::Leaving), true),
         (
             led.clone()
                 .with(|case| case.cluster.initialize = Some(String::new())),
@@ -156,14 +157,35 @@ fn leavings_of_an_earlier_life_are_cleared_before_the_first_node() {
 }
 
 #[test]
-fn a_bootstrap_that_came_after_all_is_kept() {
-    // All nodes were told to go; then one of them leads.
+fn a_bootstrap_that_was_given_up_stays_given_up() {
+    // All nodes were told to go; then one of them leads. Some cells may have removed theirs by now.
     let case = stuck().after(100).next().led_by(1).streams(2);
     let decision = case.decide();
+    assert!(!decision.record.bootstrapped);
+    assert_eq!(decision.removes(), [node(1), node(2)]);
+    assert_eq!(decision.record.nodes.len(), 2);
+}
+
+#[test]
+fn a_leader_that_was_given_up_hands_over_before_the_cluster_counts_as_one_that_stood() {
+    // Its cell seemed to refuse it, but runs it; its cell will not let it go while it leads.
+    let case = Case::assigned(3)
+        .with(|case| case.record.node_count = 2)
+        .phase(1, Phase::Leaving)
+        .led_by(1)
+        .streams(2)
+        .streams(3);
+    let decision = case.decide();
+    let hands_over = Effect::Switchover {
+        leader: node(1).to_string(),
+        candidate: node(2).to_string(),
+    };
+    assert!(decision.has(&hands_over));
+    assert_eq!(decision.told().0, OperationState::InProgress);
+    let handed_over = case.led_by(2).passed_over(1);
+    let decision = handed_over.decide();
     assert!(decision.record.bootstrapped);
-    assert_eq!(decision.removes(), []);
-    // New nodes join it and take over.
-    assert_eq!(decision.record.staying().count(), 2);
+    assert_eq!(decision.removes(), [node(1)]);
 }
 
 #[test]

@@ -44,8 +44,6 @@ fn ended(case: &Case, decision: &Decision) -> Option<OperationState> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn a_decision_is_the_same_for_everybody(case in cases()) {
         let other = case.clone();

@@ -20,18 +20,18 @@ use tokio::{io::unix::AsyncFd, time::timeout};
 
 /// Which process, for certain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ProcessId {
+pub(crate) struct ProcessId {
     /// Its number.
-    pub(super) pid: i32,
+    pub(crate) pid: i32,
     /// When it started, in clock ticks since boot (`/proc/<pid>/stat`, field 22).
-    pub(super) started: u64,
+    pub(crate) started: u64,
     /// During which run of the kernel.
-    pub(super) boot: String,
+    pub(crate) boot: String,
 }
 
 impl ProcessId {
     /// The process that has this number now; `None` when it has ended.
-    pub(super) fn of(pid: i32) -> io::Result<Option<Self>> {
+    pub(crate) fn of(pid: i32) -> io::Result<Option<Self>> {
         let Some(stat) = read_stat(pid)? else {
             return Ok(None);
         };
@@ -49,14 +49,14 @@ impl ProcessId {
 
 /// A process that can be signalled and waited for, whoever its parent is.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     id: ProcessId,
     descriptor: AsyncFd<OwnedFd>,
 }
 
 impl Process {
     /// Takes hold of a process; `None` when it has ended.
-    pub(super) fn open(id: ProcessId) -> io::Result<Option<Self>> {
+    pub(crate) fn open(id: ProcessId) -> io::Result<Option<Self>> {
         let Some(pid) = Pid::from_raw(id.pid) else {
             return Ok(None);
         };
@@ -78,12 +78,12 @@ impl Process {
     }
 
     /// Which one it is.
-    pub(super) fn id(&self) -> &ProcessId {
+    pub(crate) fn id(&self) -> &ProcessId {
         &self.id
     }
 
     /// Sends a signal. That it has ended already is no error.
-    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         match pidfd_send_signal(self.descriptor.get_ref(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -91,19 +91,19 @@ impl Process {
     }
 
     /// Waits until it has ended. Cancel-safe.
-    pub(super) async fn ended(&self) -> io::Result<()> {
+    pub(crate) async fn ended(&self) -> io::Result<()> {
         self.descriptor.readable().await.map(drop)
     }
 
     /// Waits until it has ended, or a time is over; answers whether it has.
-    pub(super) async fn ended_within(&self, bound: Duration) -> bool {
+    pub(crate) async fn ended_within(&self, bound: Duration) -> bool {
         matches!(timeout(bound, self.ended()).await, Ok(Ok(())))
     }
 }
 
 /// What `/proc/<pid>/stat` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stat {
+pub(crate) struct Stat {
     pid: i32,
     command: String,
     parent: i32,
@@ -116,7 +116,7 @@ impl Stat {
     }
 
     /// Which process it is.
-    pub(super) fn id(&self) -> io::Result<ProcessId> {
+    pub(crate) fn id(&self) -> io::Result<ProcessId> {
         Ok(ProcessId {
             pid: self.pid,
             started: self.started,
@@ -125,12 +125,12 @@ impl Stat {
     }
 
     /// When it started, in clock ticks since boot.
-    pub(super) fn started(&self) -> u64 {
+    pub(crate) fn started(&self) -> u64 {
         self.started
     }
 
     /// Its arguments, the program first.
-    pub(super) fn arguments(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn arguments(&self) -> Vec<Vec<u8>> {
         let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
         text.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
@@ -154,7 +154,8 @@ fn parse_stat(line: &str) -> Option<Stat> {
     })
 }
 
-fn read_stat(pid: i32) -> io::Result<Option<Stat>> {
+/// What is known of the process that has this number now; `None` when it has ended.
+pub(crate) fn read_stat(pid: i32) -> io::Result<Option<Stat>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(line) => Ok(parse_stat(&line)),
         Err(error) if has_ended(&error) => Ok(None),
@@ -174,7 +175,7 @@ fn boot() -> io::Result<String> {
 }
 
 /// Which processes of a user work in a directory or below it.
-pub(super) fn working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
+pub(crate) fn working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -206,7 +207,7 @@ fn stragglers(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
 }
 
 /// Ends what a dead Patroni left behind half-way, but not PostgreSQL.
-pub(super) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<()> {
+pub(crate) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<()> {
     for attempt in 0..20 {
         let left = stragglers(directory, uid)?;
         if left.is_empty() {
@@ -225,7 +226,7 @@ pub(super) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<(
 ///
 /// # Errors
 /// When something does not even end by force.
-pub(super) async fn clear(directory: &Path, uid: u32) -> io::Result<()> {
+pub(crate) async fn clear(directory: &Path, uid: u32) -> io::Result<()> {
     let fast = |stat: &Stat| {
         if stat.is_postgres() {
             Signal::INT

@@ -1,0 +1,67 @@
+//! Why the stack cannot be started.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use shared::{config::ConfigError, setup::SetupError};
+
+use super::{component::NotStarted, etcd::EtcdError, state_directory::StateDirectoryError};
+use crate::{cell::CellError, port_holder};
+
+/// Why the stack cannot be started. Each text says what to do about it, as far as that is known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpError {
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    StateDirectory(#[from] StateDirectoryError),
+    /// The configuration cannot be read.
+    #[error("the configuration {path} cannot be read")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration cannot be put to work.
+    #[error("the configuration cannot be put to work")]
+    Setup(#[from] SetupError),
+    /// Somebody else listens where a part of the stack is to.
+    #[error("{what} cannot listen on {address}{}; {advice}", port_holder::describe(*address))]
+    Taken {
+        /// The part.
+        what: String,
+        /// Where.
+        address: SocketAddr,
+        /// What to do.
+        advice: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// etcd cannot be used.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// HAProxy is not there, or does not run.
+    #[error("HAProxy cannot be run as {program}: install it (Debian: haproxy)")]
+    Haproxy {
+        /// What was tried.
+        program: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Patroni cannot work here.
+    #[error(transparent)]
+    Cell(#[from] CellError),
+    /// A part did not start.
+    #[error(transparent)]
+    NotStarted(#[from] NotStarted),
+    /// The system does not do what it should.
+    #[error("{doing}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// What went wrong.
+        source: io::Error,
+    },
+}

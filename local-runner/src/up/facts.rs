@@ -1,0 +1,117 @@
+//! What there is to know about a stack from outside: what runs where, and how to use it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use secrecy::ExposeSecret;
+use shared::config::{Config, Credentials};
+
+use super::state_directory::StateDirectory;
+use crate::cell;
+
+/// What there is to know about a stack from outside.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// Where the broker listens.
+    pub(crate) broker: SocketAddr,
+    /// Who may call it.
+    pub(crate) credentials: Option<Credentials>,
+    /// The first service, as an example, and its first plan.
+    pub(crate) example: Option<(String, String)>,
+    /// Where everything is kept.
+    pub(crate) state_directory: PathBuf,
+    /// The log.
+    pub(crate) log: PathBuf,
+    /// The cells' own directory.
+    pub(crate) cells: PathBuf,
+    versions: Versions,
+    etcd: String,
+    public_ports: String,
+    /// Address and zone of each.
+    places: Vec<(String, String)>,
+}
+
+/// The versions of what the stack runs.
+#[derive(Debug, Clone)]
+pub(super) struct Versions {
+    /// Such as `3.4.23`.
+    pub(super) etcd: String,
+    /// Such as `2.6.12`.
+    pub(super) haproxy: String,
+    /// Such as `patroni 3.0.2`.
+    pub(super) patroni: String,
+}
+
+impl Facts {
+    pub(super) fn of(
+        config: &Config,
+        cells: &[cell::Settings],
+        versions: Versions,
+        directory: &StateDirectory,
+    ) -> Self {
+        let service = config.catalog.services().first();
+        let plan = service.and_then(|service| service.plans.first());
+        Self {
+            broker: SocketAddr::new(config.broker.bind_address, config.broker.port),
+            credentials: config.broker.credentials.first().cloned(),
+            example: service
+                .zip(plan)
+                .map(|(service, plan)| (service.id.clone(), plan.id.clone())),
+            state_directory: directory.root().to_owned(),
+            log: directory.log(),
+            cells: directory.cells(),
+            versions,
+            etcd: config.kvstore.machines.join(", "),
+            public_ports: format!("{}-{}", config.ports.first, config.ports.last),
+            places: cells
+                .iter()
+                .map(|cell| (cell.host.clone(), cell.availability_zone.clone()))
+                .collect(),
+        }
+    }
+
+    /// The broker's URL without user and password.
+    pub(crate) fn broker_url(&self) -> String {
+        format!("http://{}", self.broker)
+    }
+
+    /// The broker's URL with user and password.
+    pub(super) fn broker_uri(&self) -> String {
+        match &self.credentials {
+            Some(Credentials { username, password }) => {
+                format!("http://{username}:{}@{}", password.expose_secret(), self.broker)
+            }
+            None => self.broker_url(),
+        }
+    }
+
+    pub(super) fn etcd_line(&self) -> String {
+        format!("etcd {} on {}", self.versions.etcd, self.etcd)
+    }
+
+    pub(super) fn cells_line(&self) -> String {
+        match self.places.as_slice() {
+            [(address, zone)] => format!("1 cell on {address} in {zone} ({})", self.versions.patroni),
+            [(first, _), .., (last, _)] => {
+                let mut zones: Vec<&str> = self.places.iter().map(|(_, zone)| zone.as_str()).collect();
+                zones.sort_unstable();
+                zones.dedup();
+                let (count, zones) = (self.places.len(), zones.join(", "));
+                let patroni = &self.versions.patroni;
+                format!("{count} cells on {first} to {last} in {zones} ({patroni})")
+            }
+            [] => "no cells".to_owned(),
+        }
+    }
+
+    pub(super) fn router_line(&self) -> String {
+        let (address, version) = (self.broker.ip(), &self.versions.haproxy);
+        format!(
+            "router on {address}, ports {} (HAProxy {version})",
+            self.public_ports
+        )
+    }
+
+    pub(super) fn broker_line(&self) -> String {
+        format!("broker on {}", self.broker_url())
+    }
+}
