@@ -144,7 +144,7 @@ async fn begin_update(
                 instance = %command.instance, operation = %operation.id, node_count,
                 identity = command.originating_identity, "update accepted"
             );
-            advance_from(broker, Current { record: next, index }, None).await?;
+            advance_from(broker, Current { record: next, index }).await?;
             finish(broker, command, &operation).await.map(Some)
         }
         // It moved; or our write came through, and is found as under way.
