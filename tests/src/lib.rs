@@ -27,6 +27,7 @@ pub mod processes;
 pub mod proxy;
 pub mod psql;
 pub mod raw;
+pub mod request_log;
 pub mod runtime_api;
 pub mod stack;
 pub mod wait;
