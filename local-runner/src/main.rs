@@ -5,6 +5,7 @@ mod cell;
 mod cli;
 mod demo;
 mod durable;
+mod file_lock;
 mod interrupts;
 mod log;
 mod port_holder;

@@ -11,12 +11,13 @@ mod wait;
 use jiff::Timestamp;
 
 use crate::{
+    advance::advance,
     broker::Broker,
     error::Error,
     ids::{Incarnation, InstanceId, OperationId},
     keyspace,
     marker::Marker,
-    record::{Operation, OperationKind, OperationState},
+    record::{Operation, OperationKind, OperationState, State},
 };
 
 /// How a client takes the end of an operation.
@@ -84,6 +85,17 @@ async fn mark(
         .set(&keyspace::operation(id), &marker.to_json(), None)
         .await?;
     Ok(())
+}
+
+/// Moves an operation on that an earlier request has begun: were that request's handler dead, and nobody polled, it would
+/// still end. Answers whether it has ended as asked for.
+async fn push(broker: &Broker, id: &InstanceId, operation: &Operation) -> Result<bool, Error> {
+    let Some(pass) = advance(broker, id).await?.filter(|pass| !pass.is_gone()) else {
+        return Ok(operation.kind == OperationKind::Deprovision);
+    };
+    let last = pass.record.last_operation.as_ref();
+    let ended = pass.record.operation.is_none() && pass.record.state == State::Active;
+    Ok(ended && last.is_some_and(|last| last.id == operation.id && last.state == OperationState::Succeeded))
 }
 
 /// `<kind>-<id>`: the `operation` of answers (osb-reference.md, 2).

@@ -16,6 +16,8 @@ use std::{
 pub enum Reaction {
     /// Answers these bytes, and waits for the next request.
     Answer(Vec<u8>),
+    /// Answers these bytes with a pause before each further piece, and waits for the next request.
+    Pieces(Vec<Vec<u8>>),
     /// Answers these bytes, and ends the connection.
     Last(Vec<u8>),
     /// Says nothing, and keeps the connection.
@@ -106,6 +108,14 @@ fn serve(
             Reaction::Answer(bytes) => {
                 if connection.write_all(&bytes).is_err() {
                     return;
+                }
+            }
+            Reaction::Pieces(pieces) => {
+                for piece in pieces {
+                    if connection.write_all(&piece).is_err() {
+                        return;
+                    }
+                    thread::sleep(Duration::from_millis(20));
                 }
             }
             Reaction::Last(bytes) => {

@@ -29,5 +29,6 @@ pub mod psql;
 pub mod raw;
 pub mod request_log;
 pub mod runtime_api;
+pub mod simulation;
 pub mod stack;
 pub mod wait;

@@ -13,6 +13,7 @@ use shared::{
     store::{Read, Store, StoreError, Tree, Watch, WatchEvent},
 };
 use tests::{
+    canned::{CannedServer, Reaction},
     etcd::{EtcdCluster, EtcdServer},
     proxy::Proxy,
     wait::eventually,
@@ -478,4 +479,35 @@ async fn an_impossible_watch_says_why() {
         matches!(&event, WatchEvent::Lost(reason) if reason.contains("Not a directory")),
         "{event:?}"
     );
+}
+
+/// Time that passes while nobody listens is no silence: what came meanwhile is read first.
+#[tokio::test]
+async fn an_event_that_waits_to_be_read_is_not_skipped() {
+    let http = |status: &str, index: u64, body: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nX-Etcd-Index: {index}\r\n");
+        format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    };
+    let missing = r#"{"errorCode":100,"message":"Key not found","cause":"/t","index":5}"#;
+    let limit = Duration::from_millis(100);
+    let server = CannedServer::start(move |_, request| {
+        if request.contains("waitIndex=6") {
+            let event = r#"{"action":"set","node":{"key":"/t/w/a","value":"1","modifiedIndex":7}}"#;
+            let length = event.len() + 1;
+            let head = "HTTP/1.1 200 OK\r\nX-Etcd-Index: 9\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let chunk = format!("{length:x}\r\n{event}\n\r\n");
+            Reaction::Pieces(vec![head.into(), chunk.into()])
+        } else if request.contains("waitIndex") {
+            Reaction::Silence
+        } else {
+            // The probe takes longer than the stream may be silent.
+            if request.contains("_probe") {
+                std::thread::sleep(3 * limit);
+            }
+            Reaction::Answer(http("404 Not Found", 5, missing))
+        }
+    });
+    let mut watch = client(vec![server.url()], limit).watch("/t/w");
+    snapshot(&mut watch).await;
+    assert_eq!(put(&mut watch).await, ("/t/w/a".to_owned(), "1".to_owned()));
 }

@@ -24,7 +24,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use shared::{
     cell_api::NodeParameters,
@@ -32,7 +31,10 @@ use shared::{
 };
 
 use super::{account::Account, error::CellError, ports::PortPair};
-use crate::durable::{sync_directory, write_durably};
+use crate::{
+    durable::{sync_directory, write_durably},
+    file_lock::FileLock,
+};
 
 /// The data directory of a cell, locked.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ pub(super) struct DataDirectory {
     root: PathBuf,
     account: Account,
     /// The lock goes with the file.
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// What the cell keeps about a node.
@@ -117,11 +119,9 @@ impl DataDirectory {
             .mode(0o600)
             .open(root.join("cell.lock"))
             .map_err(disk("opening the lock of"))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => (),
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(CellError::Locked(root)),
-            Err(errno) => return Err(disk("locking")(errno.into())),
-        }
+        let Some(held) = FileLock::try_take(&lock).map_err(disk("locking"))? else {
+            return Err(CellError::Locked(root));
+        };
         let owner = own(&mut lock, guid).map_err(disk("naming the owner of"))?;
         if owner != guid.as_str() {
             return Err(CellError::OtherCell {
@@ -133,7 +133,7 @@ impl DataDirectory {
         let directory = Self {
             root,
             account,
-            _lock: lock,
+            _lock: held,
         };
         directory.lay_out().map_err(disk("preparing"))?;
         Ok(directory)

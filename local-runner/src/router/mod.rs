@@ -81,7 +81,7 @@ impl Router {
             path: settings.haproxy.clone(),
             source,
         };
-        let (haproxy, version) = program::find(&settings).await.map_err(unusable)?;
+        let (haproxy, version) = find_program(&settings).await.map_err(unusable)?;
         tracing::info!(haproxy = %haproxy.display(), version, "the router starts");
         let settings = Settings { haproxy, ..settings };
         let settings = Arc::new(settings);

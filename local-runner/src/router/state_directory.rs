@@ -14,9 +14,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
-
 use super::error::RouterError;
+use crate::file_lock::FileLock;
 
 /// HAProxy's configuration.
 pub(crate) const CONFIG: &str = "haproxy.cfg";
@@ -30,6 +29,8 @@ pub(crate) const MASTER: &str = "master.sock";
 pub(crate) struct StateDirectory {
     path: PathBuf,
     handle: File,
+    /// Absent in a directory that is only looked at.
+    lock: Option<FileLock>,
     identity: (u64, u64),
 }
 
@@ -50,11 +51,12 @@ impl StateDirectory {
             .mode(0o700)
             .create(path)
             .map_err(unusable)?;
-        let directory = Self::peek(path).map_err(unusable)?;
-        match flock(&directory.handle, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(directory),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(RouterError::Busy { path: directory.path }),
-            Err(error) => Err(unusable(error.into())),
+        let mut directory = Self::peek(path).map_err(unusable)?;
+        directory.lock = FileLock::try_take(&directory.handle).map_err(unusable)?;
+        if directory.lock.is_some() {
+            Ok(directory)
+        } else {
+            Err(RouterError::Busy { path: directory.path })
         }
     }
 
@@ -67,6 +69,7 @@ impl StateDirectory {
             path,
             identity: (metadata.dev(), metadata.ino()),
             handle,
+            lock: None,
         })
     }
 

@@ -21,16 +21,18 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use rustix::{fs::FlockOperation, process::geteuid};
+use rustix::process::geteuid;
 
-use crate::durable::{sync_directory, write_durably};
+use crate::{
+    durable::{sync_directory, write_durably},
+    file_lock::FileLock,
+};
 
 /// The directory, locked.
 #[derive(Debug)]
 pub(crate) struct StateDirectory {
     root: PathBuf,
-    /// The lock goes with the file.
-    _lock: File,
+    _lock: FileLock,
 }
 
 /// Why the directory cannot be used.
@@ -182,7 +184,7 @@ fn check(root: &Path) -> Result<(), String> {
     Ok(())
 }
 
-fn lock(root: &Path) -> Result<File, StateDirectoryError> {
+fn lock(root: &Path) -> Result<FileLock, StateDirectoryError> {
     let path = root.join("up.lock");
     let mut options = OpenOptions::new();
     options
@@ -192,25 +194,21 @@ fn lock(root: &Path) -> Result<File, StateDirectoryError> {
         .write(true)
         .mode(0o600);
     let mut file = options.open(&path).map_err(disk("opening", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => (),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let holder = match file.read_to_string(&mut text).map(|_| text.trim().parse::<u32>()) {
-                Ok(Ok(pid)) => format!(" (process {pid})"),
-                _ => String::new(),
-            };
-            let path = root.to_owned();
-            return Err(StateDirectoryError::Locked { path, holder });
-        }
-        Err(errno) => return Err(disk("locking", &path)(errno.into())),
-    }
+    let Some(held) = FileLock::try_take(&file).map_err(disk("locking", &path))? else {
+        let mut text = String::new();
+        let holder = match file.read_to_string(&mut text).map(|_| text.trim().parse::<u32>()) {
+            Ok(Ok(pid)) => format!(" (process {pid})"),
+            _ => String::new(),
+        };
+        let path = root.to_owned();
+        return Err(StateDirectoryError::Locked { path, holder });
+    };
     // Only for the message above.
     let written = file
         .set_len(0)
         .and_then(|()| writeln!(file, "{}", std::process::id()));
     written.map_err(disk("writing", &path))?;
-    Ok(file)
+    Ok(held)
 }
 
 /// Makes a directory and those above it that are missing, open to be passed through, whatever the umask.

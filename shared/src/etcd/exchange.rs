@@ -229,13 +229,13 @@ impl Exchange {
         self.ask(place, deadline, &Method::GET, target, None)
     }
 
-    /// Opens a stream at one machine; it ends by itself after `stream_limit`.
+    /// Opens a stream at one machine; reading it fails after `stream_limit` of silence. (A limit of the whole stream
+    /// would run while nobody reads, and cut off what has come and was not read yet.)
     pub(super) fn open(&self, place: usize, target: &str) -> Result<Stream, Failure> {
-        let request = self.request(place, &Method::GET, target, ());
-        let request = request.map(|request| {
+        let request = self.request(place, &Method::GET, target, ()).map(|request| {
             let config = self.agent.configure_request(request).timeout_global(None);
             let config = config.timeout_recv_response(Some(self.request_timeout));
-            config.timeout_recv_body(Some(self.stream_limit)).build()
+            config.timeout_per_read(Some(self.stream_limit)).build()
         });
         self.begin();
         let response = request

@@ -36,8 +36,8 @@ enum Trouble {
 /// How a stream went on.
 enum Heard {
     Line(Vec<u8>),
-    /// Its time limit is over.
-    Limit,
+    /// Nothing has come for as long as a stream may be silent.
+    Silence,
     /// The connection ended, or broke.
     Cut(String),
 }
@@ -135,7 +135,7 @@ impl Follow {
         self.send(WatchEvent::Snapshot(tree))
     }
 
-    /// Listens to one stream, from the index `next` on, until its time limit or until it breaks.
+    /// Listens to one stream, from the index `next` on, until it falls silent or breaks.
     ///
     /// A stream that etcd opens at its index `head` is of one of two kinds:
     /// - The history holds a matching event at or after `next`. Then the stream carries the first of these and, although
@@ -183,7 +183,7 @@ impl Follow {
             match hear(&mut lines) {
                 Heard::Line(line) if self.report(&line, head)? => {}
                 Heard::Line(_) => return Ok(()),
-                Heard::Limit => {
+                Heard::Silence => {
                     self.progress();
                     self.next = self.next.map(|next| next.max(head.saturating_add(1)));
                     if self.snapshot.elapsed() >= SNAPSHOT_AGE {
@@ -269,7 +269,7 @@ fn hear(lines: &mut BufReader<BodyReader<'static>>) -> Heard {
         Ok(_) => Heard::Cut("the stream has ended".to_owned()),
         Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
             // A part of a line may be lost here; its event is asked for again, since `next` was not moved past it.
-            Some(Error::Timeout(Timeout::RecvBody)) if line.is_empty() => Heard::Limit,
+            Some(Error::Timeout(Timeout::PerRead)) if line.is_empty() => Heard::Silence,
             _ => Heard::Cut(error.to_string()),
         },
     }

@@ -25,7 +25,7 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long one machine may take for a request. A call that has to try several ends after twice this time.
     pub request_timeout: Duration,
-    /// How long a watch listens to one stream before it opens the next one: the longest time for which a dead
+    /// How long a watch listens to a silent stream before it opens the next one: the longest time for which a dead
     /// connection goes unnoticed.
     pub stream_limit: Duration,
 }

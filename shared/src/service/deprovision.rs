@@ -1,6 +1,6 @@
 //! `DELETE /v2/service_instances/:id`: takes an instance away (osb-reference.md, 7). It may come at any time.
 
-use super::{Patience, begin, mark, operation_name, wait};
+use super::{Patience, begin, mark, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -48,6 +48,9 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
             return Err(Error::Gone("there is no such instance".to_owned()));
         };
         if let Some(operation) = under_way(&current.record) {
+            if command.patience == Patience::Polls && push(broker, &command.instance, &operation).await? {
+                return Ok(Deprovisioned::Done);
+            }
             return finish(broker, command, &operation).await;
         }
         let identity = command.originating_identity.clone();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 use tokio::try_join;
 
-use super::{Patience, begin, mark, operation_name, wait};
+use super::{Patience, begin, mark, operation_name, push, wait};
 use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
@@ -165,8 +165,10 @@ async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<
     }
     match (&record.operation, &record.last_operation) {
         (Some(operation), _) if operation.kind == OperationKind::Provision => {
-            let operation = operation.clone();
-            finish(broker, command, &operation).await
+            if command.patience == Patience::Polls && push(broker, &command.instance, operation).await? {
+                return Ok(Provisioned::Exists);
+            }
+            finish(broker, command, operation).await
         }
         (Some(_), _) => Err(Error::Concurrency("the instance is being updated".to_owned())),
         (None, Some(last))

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Patience, begin, mark, operation_name, wait};
+use super::{Patience, begin, mark, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -76,8 +76,10 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         let as_asked = record.node_count == node_count && record.request.parameters == parameters;
         if let Some(operation) = &record.operation {
             if operation.kind == OperationKind::Update && as_asked {
-                let operation = operation.clone();
-                return finish(broker, command, &operation).await;
+                if command.patience == Patience::Polls && push(broker, &command.instance, operation).await? {
+                    return Ok(Updated::Done);
+                }
+                return finish(broker, command, operation).await;
             }
             let kind = operation.kind.as_str();
             return Err(Error::Concurrency(format!(

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Makes a login for an instance and prints its URI, ready for psql.
+#   BROKER_URI=http://user:password@host:port config/bosh-lite.bind.sh INSTANCE_ID [BINDING_ID]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
+
+instance=${1:?usage: $0 INSTANCE_ID [BINDING_ID]}
+request PUT "/v2/service_instances/$instance/service_bindings/${2:-test}" "{$IDS}"
+jq -r .credentials.uri <<<"$answer"

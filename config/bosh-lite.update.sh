@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Changes the number of an instance's nodes and waits until that is done.
+#   BROKER_URI=http://user:password@host:port config/bosh-lite.update.sh INSTANCE_ID NODE_COUNT
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
+
+instance=${1:?usage: $0 INSTANCE_ID NODE_COUNT}
+nodes=${2:?usage: $0 INSTANCE_ID NODE_COUNT}
+request PATCH "/v2/service_instances/$instance" \
+  "{\"accepts_incomplete\": true, $IDS, \"parameters\": {\"node-count\": $nodes}}"
+wait_for "$instance"

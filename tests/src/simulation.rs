@@ -1,0 +1,34 @@
+//! A world in memory in which handlers live, die, freeze and race: the real record, `decide`, `advance`, services and
+//! reconcile, on the store in memory, with simulated cells, Patroni and PostgreSQL.
+//!
+//! **Guarantees.** Deterministic: the same [`World`], the same [`Process`]es and the same seed lead to the same run, call by
+//! call. Nothing sleeps; time passes only in [`World::tick`].
+//! **Assumes.** The rules of a cell are those of `local-runner/src/cell/judgement.rs`, written down again in `cell`: when
+//! they change there, they change here.
+//! **Caveats.** Patroni is simulated as far as it decides about the life of an instance: its keys and their order, elections,
+//! the cloning of replicas. Data is one name for each cluster, and replicas are never behind.
+//!
+//! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `database`; [`Process`] and `wire` (what one
+//! handler sees of the world, and what befalls it), [`Handler`] (its requests), [`Schedule`] (many at once, from a seed),
+//! [`audit`] (what must hold).
+
+pub mod audit;
+mod cell;
+mod chance;
+mod database;
+mod handler;
+mod immediate;
+mod judgement;
+mod patroni;
+mod process;
+mod schedule;
+mod wire;
+mod world;
+
+pub use self::{
+    chance::Chance,
+    handler::{Handler, binding, instance},
+    process::{Accident, Fate, Process},
+    schedule::Schedule,
+    world::{Layout, World},
+};

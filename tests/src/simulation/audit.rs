@@ -1,0 +1,204 @@
+//! What must hold in a world: at every moment, and when everything has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use shared::{
+    ids::{CellGuid, InstanceId},
+    keyspace,
+    ports::owner_value,
+    record::{OperationState, Phase, PortClaim, Record, State},
+};
+
+use super::World;
+
+/// What is wrong at this moment, whatever is under way. Empty: nothing.
+#[must_use]
+pub fn violations(world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut places: BTreeMap<(InstanceId, CellGuid), usize> = BTreeMap::new();
+    let mut databases: BTreeMap<InstanceId, BTreeSet<String>> = BTreeMap::new();
+    let held = world.held();
+    for (id, runs, data) in &held {
+        if *runs {
+            *places.entry((id.instance.clone(), id.cell.clone())).or_default() += 1;
+            databases
+                .entry(id.instance.clone())
+                .or_default()
+                .extend(data.clone());
+        }
+    }
+    for ((instance, cell), count) in places {
+        if count > 1 {
+            wrong.push(format!("{count} nodes of {instance} run on {cell}"));
+        }
+    }
+    for (instance, systems) in databases {
+        if systems.len() > 1 {
+            wrong.push(format!("{instance} has {} databases", systems.len()));
+        }
+    }
+    let records = records(world);
+    let mut owners: BTreeMap<u16, &InstanceId> = BTreeMap::new();
+    for record in &records {
+        let cells: BTreeSet<_> = record.nodes.values().map(|node| &node.cell).collect();
+        if cells.len() < record.nodes.len() {
+            wrong.push(format!("the record of {} names a cell twice", record.instance_id));
+        }
+        if let Some(port) = record.port.owned()
+            && let Some(other) = owners.insert(port.number(), &record.instance_id)
+        {
+            wrong.push(format!("{other} and {} own port {port}", record.instance_id));
+        }
+        let has_data = held
+            .iter()
+            .any(|(id, _, data)| id.incarnation == record.incarnation && data.is_some());
+        if record.state == State::Active && record.bootstrapped && !has_data {
+            wrong.push(format!("the data of {} is gone", record.instance_id));
+        }
+    }
+    wrong
+}
+
+fn records(world: &World) -> Vec<Record> {
+    let content = world.store.content();
+    let is_record = |key: &str| key.starts_with("/serviceinstances/") && key.ends_with("/record");
+    content
+        .into_iter()
+        .filter(|(key, _)| is_record(key))
+        .filter_map(|(_, value)| Record::parse(&value?).ok())
+        .collect()
+}
+
+/// Whether any operation, or removal of a node, is under way.
+#[must_use]
+pub fn is_at_rest(world: &World) -> bool {
+    let rests = |record: &Record| {
+        record.operation.is_none() && record.state == State::Active && !record.somebody_leaves()
+    };
+    records(world).iter().all(rests)
+}
+
+/// What is not as it should be when all operations have ended and time enough has passed. Empty: everything is there that
+/// should be, and nothing else.
+#[must_use]
+pub fn leavings(world: &World) -> Vec<String> {
+    let mut wrong = violations(world);
+    let mut expected: BTreeMap<String, Option<String>> = BTreeMap::new();
+    let mut nodes = BTreeSet::new();
+    for record in records(world) {
+        expect(&record, &mut expected, &mut wrong);
+        let places = record.nodes.iter();
+        nodes.extend(places.map(|(id, node)| (node.cell.clone(), *id, record.incarnation)));
+    }
+    for (id, runs, _) in world.held() {
+        if !nodes.remove(&(id.cell.clone(), id.node, id.incarnation)) {
+            let how = if runs { "runs" } else { "keeps the data of" };
+            wrong.push(format!(
+                "cell {} {how} node {} of {}, which no record names there",
+                id.cell, id.node, id.instance
+            ));
+        } else if !runs {
+            wrong.push(format!("cell {} has set node {} aside", id.cell, id.node));
+        }
+    }
+    for (cell, node, _) in nodes {
+        wrong.push(format!("cell {cell} does not run node {node}"));
+    }
+    compare(world, &expected, &mut wrong);
+    wrong
+}
+
+/// What an instance at rest looks like in etcd. `None`: any value.
+fn expect(record: &Record, expected: &mut BTreeMap<String, Option<String>>, wrong: &mut Vec<String>) {
+    let id = &record.instance_id;
+    if record.operation.is_some() || record.state != State::Active {
+        wrong.push(format!("{id} is not at rest: {record:?}"));
+    }
+    expected.insert(keyspace::record(id), None);
+    if let Some(port) = record.port.owned() {
+        expected.insert(keyspace::allocation(id), Some(port.to_string()));
+        let owner = owner_value(id, record.incarnation);
+        expected.insert(keyspace::port(port), Some(owner));
+    }
+    let succeeded = record
+        .last_operation
+        .as_ref()
+        .is_some_and(|last| last.state == OperationState::Succeeded);
+    if !succeeded || record.port == PortClaim::Released {
+        wrong.push(format!("{id} did not succeed: {:?}", record.last_operation));
+    }
+    for name in ["initialize", "config", "leader"] {
+        expected.insert(format!("{}/{name}", keyspace::scope(id)), None);
+    }
+    for (node, placed) in &record.nodes {
+        if placed.phase != Phase::Running {
+            wrong.push(format!("node {node} of {id} is {:?}", placed.phase));
+        }
+        let cell = placed.cell.to_string();
+        expected.insert(keyspace::registration(&placed.cell, *node), None);
+        expected.insert(keyspace::member(id, *node), None);
+        expected.insert(keyspace::backend(id, *node), Some(cell));
+    }
+}
+
+/// Keys that are there in any case: of cells, of ports that were handed back, of the dead, and hints.
+fn is_background(key: &str, value: &str) -> bool {
+    key.starts_with("/cells/")
+        || key.starts_with("/tombstones/")
+        || key == keyspace::PORTS_ADOPTED
+        || key == keyspace::NEXT_PORT
+        || (key.starts_with("/routing/ports/") && value == "quarantine")
+}
+
+fn compare(world: &World, expected: &BTreeMap<String, Option<String>>, wrong: &mut Vec<String>) {
+    let content = world.store.content();
+    for (key, value) in &content {
+        match value {
+            None => {
+                let below = format!("{key}/");
+                let is_empty = !content.keys().any(|other| other.starts_with(&below));
+                if is_empty && key.matches('/').count() > 2 {
+                    wrong.push(format!("{key} is left empty"));
+                }
+            }
+            Some(value) if is_background(key, value) => {}
+            Some(_) if is_binding_of_an_instance(key, expected) => {}
+            Some(value) => match expected.get(key) {
+                None => wrong.push(format!("{key} is left: {value}")),
+                Some(Some(other)) if other != value => {
+                    wrong.push(format!("{key} is {value} and should be {other}"));
+                }
+                Some(_) => {}
+            },
+        }
+    }
+    for key in expected.keys() {
+        if !content.contains_key(key) {
+            wrong.push(format!("{key} is missing"));
+        }
+    }
+}
+
+/// Bindings are compared by whoever made them.
+fn is_binding_of_an_instance(key: &str, expected: &BTreeMap<String, Option<String>>) -> bool {
+    key.split_once("/bindings/")
+        .is_some_and(|(instance, _)| expected.contains_key(&format!("{instance}/record")))
+}
+
+/// Asserts that a world is in order, now that all operations have ended.
+///
+/// # Panics
+/// When it is not.
+pub fn assert_in_order(world: &World) {
+    let wrong = leavings(world);
+    assert!(wrong.is_empty(), "{}\n{world:#?}", wrong.join("\n"));
+}
+
+/// Asserts what must hold at every moment.
+///
+/// # Panics
+/// When it does not.
+pub fn assert_safe(world: &World) {
+    let wrong = violations(world);
+    assert!(wrong.is_empty(), "{}\n{world:#?}", wrong.join("\n"));
+}

@@ -1,0 +1,213 @@
+//! A cell: which nodes it holds, and what it makes of the requests of handlers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use shared::{
+    cell_api::Heartbeat,
+    ids::{CellGuid, NodeId},
+    keyspace,
+    record::{Record, Tombstone},
+    store::{Read, Store},
+};
+
+use super::{
+    immediate::now,
+    judgement::{Identity, Judgement, judge},
+    patroni::{Patroni, Version},
+};
+use crate::memory_store::MemoryStore;
+
+const HEARTBEAT_TTL: Duration = Duration::from_secs(30);
+/// Seconds between two heartbeats.
+const BEAT: u64 = 10;
+/// Seconds between two looks of a cell at the record of a node that runs.
+const LOOK: u64 = 5;
+
+#[derive(Debug)]
+pub(super) struct Cell {
+    pub(super) guid: CellGuid,
+    pub(super) zone: String,
+    pub(super) capacity: u32,
+    /// Whether it runs and is reached.
+    pub(super) up: bool,
+    pub(super) nodes: BTreeMap<NodeId, Held>,
+    pub(super) retired: BTreeSet<NodeId>,
+    /// Seconds that a node takes to stop.
+    pub(super) stopping_takes: u32,
+    age: u64,
+}
+
+/// A node that a cell holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) patroni: Patroni,
+    pub(super) life: Life,
+    /// Look at the record at once.
+    pub(super) nudged: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Runs,
+    /// Its record did not name it at the last look.
+    Doubted,
+    /// Stopped, data kept.
+    SetAside,
+    /// Being stopped, to be removed for good.
+    Ends {
+        left: u32,
+    },
+}
+
+impl Cell {
+    pub(super) fn new(guid: CellGuid, zone: String, capacity: u32) -> Self {
+        Self {
+            guid,
+            zone,
+            capacity,
+            up: true,
+            nodes: BTreeMap::new(),
+            retired: BTreeSet::new(),
+            stopping_takes: 0,
+            age: 0,
+        }
+    }
+
+    /// How many nodes count against the capacity.
+    pub(super) fn load(&self) -> u32 {
+        let counts = |held: &&Held| held.life != Life::SetAside;
+        u32::try_from(self.nodes.values().filter(counts).count()).unwrap()
+    }
+
+    pub(super) fn running(&self) -> impl Iterator<Item = &Patroni> {
+        let runs = |held: &&Held| held.life != Life::SetAside;
+        self.nodes
+            .values()
+            .filter(runs)
+            .map(|held| &held.patroni)
+            .filter(|_| self.up)
+    }
+
+    /// A second of its life.
+    pub(super) fn turn(&mut self, store: &MemoryStore, version: Version, fresh_system: &mut u64) {
+        if !self.up {
+            return;
+        }
+        if self.age.is_multiple_of(BEAT) {
+            self.beat(store);
+        }
+        self.age += 1;
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            let looks = self.age.is_multiple_of(LOOK);
+            let Some(held) = self.nodes.get_mut(&id) else {
+                continue;
+            };
+            if let Life::Ends { left } = held.life {
+                held.life = Life::Ends {
+                    left: left.saturating_sub(1),
+                };
+                if left == 0 {
+                    self.remove(store, id);
+                }
+                continue;
+            }
+            if looks || held.nudged {
+                held.nudged = false;
+                look(store, held);
+                if held.life == (Life::Ends { left: 0 }) {
+                    self.retired.insert(id);
+                    continue;
+                }
+            }
+            if matches!(held.life, Life::Runs | Life::Doubted) {
+                held.patroni.turn(store, version, fresh_system);
+            }
+        }
+    }
+
+    pub(super) fn beat(&self, store: &MemoryStore) {
+        let heartbeat = Heartbeat {
+            guid: self.guid.clone(),
+            availability_zone: self.zone.clone(),
+            uri: format!("http://{}:8889", self.guid),
+            capacity: self.capacity,
+            load: self.load(),
+            version: "0".to_owned(),
+        };
+        let value = serde_json::to_string(&heartbeat).unwrap();
+        now(store.set(&keyspace::cell(&self.guid), &value, Some(HEARTBEAT_TTL))).unwrap();
+    }
+
+    /// Takes a node in and starts its Patroni.
+    pub(super) fn hold(&mut self, store: &MemoryStore, patroni: Patroni) {
+        let (node, address) = (patroni.id.node, format!("{}:15000", self.guid));
+        let held = Held {
+            patroni,
+            life: Life::Runs,
+            nudged: false,
+        };
+        self.nodes.insert(node, held);
+        let key = keyspace::registration(&self.guid, node);
+        now(store.set(&key, &address, None)).unwrap();
+        self.beat(store);
+    }
+
+    /// The end of a node that was told to go.
+    pub(super) fn remove(&mut self, store: &MemoryStore, node: NodeId) {
+        let Some(mut held) = self.nodes.remove(&node) else {
+            return;
+        };
+        held.patroni.stop(store);
+        delete(store, &keyspace::member(&held.patroni.id.instance, node));
+        delete(store, &keyspace::registration(&self.guid, node));
+        self.beat(store);
+    }
+}
+
+/// Looks at the record of a node. What would stop it must be seen twice.
+fn look(store: &MemoryStore, held: &mut Held) {
+    let judgement = consult(store, &held.patroni.id);
+    match (judgement, held.life) {
+        (_, Life::Ends { .. }) => {}
+        (Judgement::Run { nofailover }, _) => {
+            held.patroni.nofailover = nofailover;
+            held.life = Life::Runs;
+        }
+        (Judgement::Remove, _) => {
+            held.patroni.stop(store);
+            held.life = Life::Ends { left: 0 };
+        }
+        (Judgement::SetAside, Life::Runs) => held.life = Life::Doubted,
+        (Judgement::SetAside, Life::Doubted) => {
+            held.patroni.stop(store);
+            let key = keyspace::registration(&held.patroni.id.cell, held.patroni.id.node);
+            delete(store, &key);
+            held.life = Life::SetAside;
+        }
+        (Judgement::SetAside, Life::SetAside) => {}
+    }
+}
+
+fn consult(store: &MemoryStore, id: &Identity) -> Judgement {
+    let record = now(store.get(&keyspace::record(&id.instance), Read::Quorum)).unwrap();
+    let record = record.map(|entry| Record::parse(&entry.value).unwrap());
+    match judge(record.as_ref(), None, id) {
+        Judgement::SetAside => {
+            let tombstone = now(store.get(&keyspace::tombstone(&id.instance), Read::Quorum)).unwrap();
+            let tombstone: Option<Tombstone> =
+                tombstone.map(|entry| serde_json::from_str(&entry.value).unwrap());
+            judge(record.as_ref(), tombstone.as_ref(), id)
+        }
+        decided => decided,
+    }
+}
+
+fn delete(store: &MemoryStore, key: &str) {
+    if let Some(entry) = now(store.get(key, Read::Quorum)).unwrap() {
+        now(store.compare_and_delete(key, entry.index)).unwrap();
+    }
+}

@@ -1,0 +1,221 @@
+//! One Patroni with its PostgreSQL, as far as others can see it. A loop of it is a second.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use shared::{
+    cell_api::NodeParameters,
+    keyspace,
+    store::{Entry, Read, Store},
+};
+
+use super::{immediate::now, judgement::Identity};
+use crate::memory_store::MemoryStore;
+
+/// Loops for `initdb`, and for a base backup.
+const WORK: u32 = 2;
+/// Time to live of the leader key and of member keys.
+const TTL: Duration = Duration::from_secs(30);
+
+/// Which Patroni it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Does not say who streams.
+    Three,
+    /// Says it in the member keys; its primary is a `primary`.
+    Four,
+}
+
+/// A Patroni that runs.
+#[derive(Debug, Clone)]
+pub(super) struct Patroni {
+    pub(super) id: Identity,
+    /// What is in the data directory: the system identifier.
+    pub(super) data: Option<String>,
+    pub(super) nofailover: bool,
+    pub(super) superuser_password: String,
+    pub(super) restapi_password: String,
+    bootstrap_config: Map<String, Value>,
+    timeline: u64,
+    task: Task,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// Neither leads nor follows.
+    Waits,
+    Bootstraps {
+        left: u32,
+    },
+    Clones {
+        left: u32,
+    },
+    Follows {
+        streams: bool,
+    },
+    Leads,
+}
+
+impl Patroni {
+    pub(super) fn new(id: Identity, parameters: &NodeParameters) -> Self {
+        Self {
+            id,
+            data: None,
+            nofailover: false,
+            superuser_password: parameters.superuser_password.clone(),
+            restapi_password: parameters.restapi_password.clone(),
+            bootstrap_config: parameters.patroni_config.clone(),
+            timeline: 1,
+            task: Task::Waits,
+        }
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.id.node.to_string()
+    }
+
+    /// Where its REST API answers.
+    pub(super) fn api(&self) -> String {
+        format!("http://{}:8008", self.id.node)
+    }
+
+    pub(super) fn leads(&self) -> bool {
+        self.task == Task::Leads
+    }
+
+    pub(super) fn streams(&self) -> bool {
+        self.task == Task::Follows { streams: true }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}/{name}", keyspace::scope(&self.id.instance))
+    }
+
+    fn read(&self, store: &MemoryStore, name: &str) -> Option<Entry> {
+        now(store.get(&self.key(name), Read::Quorum)).unwrap()
+    }
+
+    /// One loop. `fresh_system` is the identifier of the next database that is made.
+    pub(super) fn turn(&mut self, store: &MemoryStore, version: Version, fresh_system: &mut u64) {
+        match self.read(store, "leader") {
+            Some(leader) if leader.value == self.name() => self.hold(store, &leader),
+            Some(leader) => self.follow(store, &leader.value),
+            None => self.elect(store, fresh_system),
+        }
+        self.publish(store, version);
+    }
+
+    fn hold(&mut self, store: &MemoryStore, leader: &Entry) {
+        let (key, name) = (self.key("leader"), self.name());
+        // Somebody else's by now: the next loop sees it.
+        drop(now(store.compare_and_swap(&key, &name, leader.index, Some(TTL))));
+        if self.task != Task::Leads {
+            // It was handed the key.
+            self.timeline += 1;
+            self.task = Task::Leads;
+        }
+    }
+
+    fn follow(&mut self, store: &MemoryStore, leader: &str) {
+        let system = self.read(store, "initialize").map(|entry| entry.value);
+        let source: Option<Value> = self
+            .read(store, &format!("members/{leader}"))
+            .and_then(|entry| serde_json::from_str(&entry.value).ok())
+            .filter(|member: &Value| member["state"] == "running");
+        let timeline = source.as_ref().and_then(|member| member["timeline"].as_u64());
+        self.task = match (&self.data, self.task) {
+            _ if timeline.is_none() => Task::Waits,
+            (Some(data), _) if Some(data) != system.as_ref() => Task::Waits,
+            (Some(_), Task::Follows { .. }) if Some(self.timeline) == timeline => {
+                Task::Follows { streams: true }
+            }
+            (Some(_), _) => Task::Follows { streams: false },
+            (None, Task::Clones { left: 0 }) => {
+                self.data = system;
+                Task::Follows { streams: false }
+            }
+            (None, Task::Clones { left }) => Task::Clones { left: left - 1 },
+            (None, _) => Task::Clones { left: WORK },
+        };
+        if matches!(self.task, Task::Follows { .. }) {
+            self.timeline = timeline.unwrap_or(self.timeline);
+        }
+    }
+
+    fn elect(&mut self, store: &MemoryStore, fresh_system: &mut u64) {
+        let initialize = self.read(store, "initialize");
+        match (initialize, self.task, &self.data) {
+            (None, _, None) => {
+                if now(store.create(&self.key("initialize"), "", None)).is_ok() {
+                    self.task = Task::Bootstraps { left: WORK };
+                }
+            }
+            (Some(_), Task::Bootstraps { left: 0 }, _) => self.lead_first(store, fresh_system),
+            (Some(_), Task::Bootstraps { left }, _) => self.task = Task::Bootstraps { left: left - 1 },
+            (Some(system), Task::Follows { .. } | Task::Leads | Task::Waits, Some(data))
+                if system.value == *data && !self.nofailover =>
+            {
+                if now(store.create(&self.key("leader"), &self.name(), Some(TTL))).is_ok() {
+                    self.timeline += 1;
+                    self.task = Task::Leads;
+                }
+            }
+            (_, _, Some(_)) => self.task = Task::Follows { streams: false },
+            _ => self.task = Task::Waits,
+        }
+    }
+
+    /// The end of a bootstrap.
+    fn lead_first(&mut self, store: &MemoryStore, fresh_system: &mut u64) {
+        if now(store.create(&self.key("leader"), &self.name(), Some(TTL))).is_err() {
+            return;
+        }
+        *fresh_system += 1;
+        let system = format!("73{fresh_system:017}");
+        let config = Value::Object(self.bootstrap_config.clone()).to_string();
+        now(store.set(&self.key("initialize"), &system, None)).unwrap();
+        now(store.set(&self.key("config"), &config, None)).unwrap();
+        self.data = Some(system);
+        self.task = Task::Leads;
+    }
+
+    fn publish(&self, store: &MemoryStore, version: Version) {
+        let primary = match version {
+            Version::Three => "master",
+            Version::Four => "primary",
+        };
+        let (state, role) = match self.task {
+            Task::Waits => ("stopped", "uninitialized"),
+            Task::Bootstraps { .. } => ("initializing new cluster", "uninitialized"),
+            Task::Clones { .. } => ("creating replica", "uninitialized"),
+            Task::Follows { .. } => ("running", "replica"),
+            Task::Leads => ("running", primary),
+        };
+        let mut member = json!({
+            "conn_url": format!("postgres://{}:15000/postgres", self.id.cell),
+            "api_url": format!("{}/patroni", self.api()),
+            "state": state,
+            "role": role,
+            "timeline": self.timeline,
+        });
+        if version == Version::Four && self.streams() {
+            member["replication_state"] = json!("streaming");
+        }
+        if self.nofailover {
+            member["tags"] = json!({"nofailover": true});
+        }
+        let key = keyspace::member(&self.id.instance, self.id.node);
+        now(store.set(&key, &member.to_string(), Some(TTL))).unwrap();
+    }
+
+    /// Ends cleanly: hands back what it holds.
+    pub(super) fn stop(&mut self, store: &MemoryStore) {
+        if let Some(leader) = self
+            .read(store, "leader")
+            .filter(|leader| leader.value == self.name())
+        {
+            now(store.compare_and_delete(&self.key("leader"), leader.index)).unwrap();
+        }
+        self.task = Task::Waits;
+    }
+}

@@ -1,0 +1,287 @@
+//! What one process sees of the world: each of its calls may be delayed, lost, repeated, or its last.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use shared::{
+    cell_api::StartNode,
+    cells::{Cell, CellClient, RemoveAnswer},
+    clock::Clock,
+    database::{DatabaseError, Databases, Door, Login},
+    effect::StartAnswer,
+    ids::NodeId,
+    patroni_rest::PatroniClient,
+    store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch},
+};
+
+use super::{Accident, Process, World, immediate::now};
+use crate::memory_store::MemoryStore;
+
+/// How old a look of a cell at a record may be when it takes the node in.
+const A_MOMENT: SignedDuration = SignedDuration::from_secs(2);
+
+pub(super) struct Wire {
+    world: Arc<World>,
+    process: Arc<Process>,
+}
+
+/// A write, so that it can be done again, or later.
+#[derive(Debug, Clone)]
+enum Write {
+    Create(String, String, Option<Duration>),
+    Set(String, String, Option<Duration>),
+    Swap(String, String, Index, Option<Duration>),
+    Delete(String, Index),
+    RemoveDirectory(String),
+}
+
+impl Write {
+    fn key(&self) -> &str {
+        match self {
+            Self::Create(key, ..)
+            | Self::Set(key, ..)
+            | Self::Swap(key, ..)
+            | Self::Delete(key, _)
+            | Self::RemoveDirectory(key) => key,
+        }
+    }
+
+    fn name(&self) -> String {
+        let verb = match self {
+            Self::Create(..) => "create",
+            Self::Set(..) => "set",
+            Self::Swap(..) => "swap",
+            Self::Delete(..) => "delete",
+            Self::RemoveDirectory(_) => "rmdir",
+        };
+        format!("{verb} {}", self.key())
+    }
+
+    /// The index of the write; that of a deletion is of no interest.
+    fn apply(&self, store: &MemoryStore) -> Result<Index, StoreError> {
+        match self {
+            Self::Create(key, value, ttl) => now(store.create(key, value, *ttl)),
+            Self::Set(key, value, ttl) => now(store.set(key, value, *ttl)),
+            Self::Swap(key, value, index, ttl) => now(store.compare_and_swap(key, value, *index, *ttl)),
+            Self::Delete(key, index) => now(store.compare_and_delete(key, *index)).map(|()| *index),
+            Self::RemoveDirectory(key) => now(store.remove_empty_directory(key)).map(|()| Index::MIN),
+        }
+    }
+}
+
+impl Wire {
+    pub(super) fn new(world: Arc<World>, process: Arc<Process>) -> Self {
+        Self { world, process }
+    }
+
+    async fn pause(&self) {
+        self.process.pause(|| self.world.clock.now()).await;
+    }
+
+    /// Makes a call, unless something befalls it. `lost`: what the caller is told when nobody knows; `refused`: when it
+    /// certainly was not done.
+    async fn call<T: Send>(
+        &self,
+        name: &str,
+        call: impl Fn(&World) -> T + Send + Sync + 'static,
+        lost: impl Fn() -> T + Send + Sync,
+        refused: impl Fn() -> T + Send + Sync,
+    ) -> T {
+        self.pause().await;
+        let answer = match self.process.begins(name) {
+            None => call(&self.world),
+            Some(Accident::DiesBefore) => self.process.die().await,
+            Some(Accident::DiesAfter) => {
+                drop(call(&self.world));
+                self.process.die().await
+            }
+            Some(Accident::Freezes { seconds }) => {
+                let until =
+                    seconds.map(|seconds| self.world.clock.now() + Duration::from_secs(seconds.into()));
+                self.process.freeze(until);
+                self.pause().await;
+                call(&self.world)
+            }
+            Some(Accident::LosesAnswer) => {
+                drop(call(&self.world));
+                lost()
+            }
+            Some(Accident::LosesCall) => lost(),
+            Some(Accident::ComesLate { seconds }) => {
+                self.world
+                    .later(seconds, Box::new(move |world| drop(call(world))));
+                lost()
+            }
+            Some(Accident::IsRefused) => refused(),
+            Some(Accident::Repeats) => {
+                let answer = call(&self.world);
+                drop(call(&self.world));
+                answer
+            }
+        };
+        self.pause().await;
+        answer
+    }
+
+    async fn write(&self, write: Write) -> Result<Index, StoreError> {
+        let key = write.key().to_owned();
+        let lost = || {
+            Err(StoreError::Ambiguous {
+                key: key.clone(),
+                reason: "simulated".to_owned(),
+            })
+        };
+        let refused = || {
+            Err(StoreError::Unavailable {
+                reason: "simulated".to_owned(),
+            })
+        };
+        let name = write.name();
+        let done = move |world: &World| write.apply(&world.store);
+        self.call(&name, done, lost, refused).await
+    }
+}
+
+#[async_trait]
+impl Store for Wire {
+    async fn get(&self, key: &str, read: Read) -> Result<Option<Entry>, StoreError> {
+        self.pause().await;
+        self.world.store.get(key, read).await
+    }
+
+    async fn list(&self, directory: &str, read: Read) -> Result<Option<BTreeMap<String, Child>>, StoreError> {
+        self.pause().await;
+        self.world.store.list(directory, read).await
+    }
+
+    async fn tree(&self, directory: &str, read: Read) -> Result<Option<Tree>, StoreError> {
+        self.pause().await;
+        self.world.store.tree(directory, read).await
+    }
+
+    async fn create(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<Index, StoreError> {
+        self.write(Write::Create(key.to_owned(), value.to_owned(), ttl))
+            .await
+    }
+
+    async fn set(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<Index, StoreError> {
+        self.write(Write::Set(key.to_owned(), value.to_owned(), ttl))
+            .await
+    }
+
+    async fn compare_and_swap(
+        &self,
+        key: &str,
+        value: &str,
+        index: Index,
+        ttl: Option<Duration>,
+    ) -> Result<Index, StoreError> {
+        self.write(Write::Swap(key.to_owned(), value.to_owned(), index, ttl))
+            .await
+    }
+
+    async fn compare_and_delete(&self, key: &str, index: Index) -> Result<(), StoreError> {
+        self.write(Write::Delete(key.to_owned(), index)).await.map(drop)
+    }
+
+    async fn remove_empty_directory(&self, directory: &str) -> Result<(), StoreError> {
+        let write = Write::RemoveDirectory(directory.to_owned());
+        self.write(write).await.map(drop)
+    }
+
+    fn watch(&self, key: &str) -> Box<dyn Watch> {
+        self.world.store.watch(key)
+    }
+}
+
+#[async_trait]
+impl CellClient for Wire {
+    async fn start(&self, cell: &Cell, node: NodeId, request: &StartNode) -> StartAnswer {
+        let (guid, request) = (cell.view.guid.clone(), request.clone());
+        let lost = || StartAnswer::Unclear(format!("cell {} did not answer", cell.view.guid));
+        let refused = || StartAnswer::Refused(format!("cell {} cannot be reached", cell.view.guid));
+        let name = format!("start {node} on {guid}");
+        // Between its look at the record and the moment in which it takes the node in, the world goes on, for a moment.
+        let (looked, at) = (self.world.examine(&guid, node, &request), self.world.clock.now());
+        let call = move |world: &World| {
+            let just_now = world.clock.now().duration_since(at) <= A_MOMENT;
+            let looked = if just_now {
+                looked.clone()
+            } else {
+                world.examine(&guid, node, &request)
+            };
+            looked.map_or_else(|answer| answer, |()| world.admit(&guid, node, &request))
+        };
+        self.call(&name, call, lost, refused).await
+    }
+
+    async fn remove(&self, cell: &Cell, node: NodeId) -> RemoveAnswer {
+        let guid = cell.view.guid.clone();
+        let unknown = || RemoveAnswer::NotYet(format!("cell {} did not answer", cell.view.guid));
+        let name = format!("remove {node} from {guid}");
+        let call = move |world: &World| world.remove(&guid, node);
+        self.call(&name, call, unknown, unknown).await
+    }
+}
+
+#[async_trait]
+impl PatroniClient for Wire {
+    async fn replication(&self, leader_api: &str) -> Result<BTreeMap<String, String>, String> {
+        self.pause().await;
+        self.world.replication(leader_api)
+    }
+
+    async fn configure(
+        &self,
+        api: &str,
+        password: &SecretString,
+        patch: &Map<String, Value>,
+    ) -> Result<(), String> {
+        let lost = || Err("Patroni did not answer".to_owned());
+        let (api, password, patch) = (api.to_owned(), password.clone(), patch.clone());
+        let call = move |world: &World| world.configure(&api, password.expose_secret(), &patch);
+        self.call("configure Patroni", call, lost, lost).await
+    }
+
+    async fn switchover(
+        &self,
+        api: &str,
+        _: &SecretString,
+        leader: &str,
+        candidate: &str,
+    ) -> Result<(), String> {
+        let lost = || Err("Patroni did not answer".to_owned());
+        let name = format!("switch over from {leader} to {candidate}");
+        let (api, leader, candidate) = (api.to_owned(), leader.to_owned(), candidate.to_owned());
+        let call = move |world: &World| world.switchover(&api, &leader, &candidate);
+        self.call(&name, call, lost, lost).await
+    }
+}
+
+#[async_trait]
+impl Databases for Wire {
+    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
+        let (door, system) = (door.clone(), system_identifier.to_owned());
+        let call = move |world: &World| world.prepare(&door, &system);
+        self.call("prepare", call, silence, silence).await
+    }
+
+    async fn create_login(&self, door: &Door, role: &str, _: &SecretString) -> Result<Login, DatabaseError> {
+        let (door, role) = (door.clone(), role.to_owned());
+        let call = move |world: &World| world.create_login(&door, &role);
+        self.call("create login", call, silence, silence).await
+    }
+
+    async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {
+        let (door, role) = (door.clone(), role.to_owned());
+        let call = move |world: &World| world.withdraw_login(&door, &role);
+        self.call("withdraw login", call, silence, silence).await
+    }
+}
+
+fn silence<T>() -> Result<T, DatabaseError> {
+    Err(DatabaseError("PostgreSQL did not answer".to_owned()))
+}
