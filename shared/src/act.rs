@@ -247,7 +247,12 @@ async fn carry_out(
         }
         Effect::Bury => bury(broker, scene).await?,
         Effect::Unmark => {
-            unmark(broker, record).await?;
+            let latest = record.latest_operation().map(|operation| operation.id);
+            // Another life's is of a provision that came too late: this one has the record.
+            let is_over = |marker: &Marker| {
+                marker.incarnation != record.incarnation || Some(marker.operation) == latest
+            };
+            unmark(broker, id, is_over).await?;
             Finding::Nothing
         }
     })
@@ -405,7 +410,8 @@ async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
     tracing::info!(instance = %id, incarnation = %record.incarnation, "the instance is gone");
     // The marker last: it leads reconcile to what a crash leaves here.
     remove_directories(store, id).await?;
-    unmark(broker, record).await?;
+    // Whatever was about this life is over. Another life's is of a provision that has seen the record gone.
+    unmark(broker, id, |marker| marker.incarnation == record.incarnation).await?;
     Ok(Finding::Buried)
 }
 
@@ -455,20 +461,18 @@ async fn write_tombstone(broker: &Broker, record: &Record) -> Result<(), StoreEr
         .map(drop)
 }
 
-/// Deletes the marker of an operation that has ended.
-async fn unmark(broker: &Broker, record: &Record) -> Result<(), StoreError> {
-    let (store, key) = (&*broker.store, keyspace::operation(&record.instance_id));
+/// Deletes the marker of an operation that is over, or of which nothing came.
+async fn unmark(
+    broker: &Broker,
+    id: &InstanceId,
+    is_over: impl Fn(&Marker) -> bool,
+) -> Result<(), StoreError> {
+    let (store, key) = (&*broker.store, keyspace::operation(id));
     let Some(entry) = store.get(&key, Read::Quorum).await? else {
         return Ok(());
     };
-    let latest = record.latest_operation().map(|operation| operation.id);
-    let may_go = Marker::parse(&entry.value).is_none_or(|marker| {
-        // Another life's is of a provision that came too late: this one has the record.
-        marker.incarnation != record.incarnation
-            || Some(marker.operation) == latest
-            || marker.is_stale(broker.clock.now())
-    });
-    if may_go {
+    let now = broker.clock.now();
+    if Marker::parse(&entry.value).is_none_or(|marker| is_over(&marker) || marker.is_stale(now)) {
         gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
     }
     Ok(())

@@ -6,16 +6,17 @@
 //! **Assumes.** Nothing about who calls it, how often, or how many do at once.
 //! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Map;
 use tokio::join;
+use uuid::Uuid;
 
 use crate::{
     act::{self, Directory, Scene},
     broker::Broker,
     cells::Cell,
     cluster::Cluster,
-    decide::{Situation, decide},
+    decide::{Decision, Situation, decide},
     effect::{Effect, Facts},
     error::Error,
     ids::InstanceId,
@@ -95,123 +96,147 @@ pub async fn read_cluster(broker: &Broker, id: &InstanceId) -> Result<Cluster, E
 pub async fn advance(broker: &Broker, id: &InstanceId) -> Result<Option<Pass>, Error> {
     let (current, cluster) = join!(read_record(broker, id), read_cluster(broker, id));
     let Some(current) = current? else { return Ok(None) };
-    run(broker, current, cluster?, Directory::default(), Facts::default())
-        .await
-        .map(Some)
+    Walk::new(broker, cluster?).run(current).await.map(Some)
 }
 
-/// The same, from a record that was just written, with cells that were just listed.
+/// The same, from a record that was just written.
 ///
 /// # Errors
 /// As [`advance`].
-pub async fn advance_from(
-    broker: &Broker,
-    current: Current,
-    cells: Option<Vec<Cell>>,
-) -> Result<Pass, Error> {
+pub async fn advance_from(broker: &Broker, current: Current) -> Result<Pass, Error> {
     let cluster = read_cluster(broker, &current.record.instance_id).await?;
-    let facts = Facts {
-        cells: cells
-            .as_ref()
-            .map(|cells| cells.iter().map(|cell| cell.view.clone()).collect()),
-        ..Facts::default()
-    };
-    run(
-        broker,
-        current,
-        cluster,
-        Directory::of(cells.unwrap_or_default()),
-        facts,
-    )
-    .await
+    Walk::new(broker, cluster).run(current).await
 }
 
-async fn run(
-    broker: &Broker,
-    mut current: Current,
-    mut cluster: Cluster,
-    mut directory: Directory,
-    mut facts: Facts,
-) -> Result<Pass, Error> {
-    let id = current.record.instance_id.clone();
-    let seed = broker.clock.random();
-    let began = broker.clock.now();
-    let mut done: Vec<Effect> = Vec::new();
-    let mut lost = false;
-    for _ in 0..ROUNDS {
+/// A pass under way. An instance that has no record yet begins with one by hand: the first decision about it is made
+/// before its record is created, which saves writing the record twice.
+pub struct Walk<'b> {
+    broker: &'b Broker,
+    cluster: Cluster,
+    directory: Directory,
+    facts: Facts,
+    seed: Uuid,
+    began: Timestamp,
+    done: Vec<Effect>,
+}
+
+impl<'b> Walk<'b> {
+    /// A pass over an instance whose cluster was just observed.
+    #[must_use]
+    pub fn new(broker: &'b Broker, cluster: Cluster) -> Self {
+        Self {
+            broker,
+            cluster,
+            directory: Directory::default(),
+            facts: Facts::default(),
+            seed: broker.clock.random(),
+            began: broker.clock.now(),
+            done: Vec::new(),
+        }
+    }
+
+    /// The same with cells that were just listed.
+    #[must_use]
+    pub fn with_cells(mut self, cells: Vec<Cell>) -> Self {
+        self.facts.cells = Some(cells.iter().map(|cell| cell.view.clone()).collect());
+        self.directory = Directory::of(cells);
+        self
+    }
+
+    /// The record as it should be, and what is to be done once it is.
+    ///
+    /// # Errors
+    /// When the instance's plan is not in the catalog any more.
+    pub fn decide(&self, record: &Record) -> Result<Decision, Error> {
         // Only what makes the cluster needs the plan: anything else must not fail because it was taken from the catalog.
-        let plan = match (current.record.state, &current.record.operation) {
-            (State::Active, Some(_)) => broker.plan_configuration(&current.record)?,
+        let plan = match (record.state, &record.operation) {
+            (State::Active, Some(_)) => self.broker.plan_configuration(record)?,
             _ => Map::new(),
         };
-        let decision = decide(&Situation {
-            record: &current.record,
-            cluster: &cluster,
-            facts: &facts,
+        let mut decision = decide(&Situation {
+            record,
+            cluster: &self.cluster,
+            facts: &self.facts,
             plan: &plan,
-            now: broker.clock.now(),
-            seed,
+            now: self.broker.clock.now(),
+            seed: self.seed,
         });
-        let effects: Vec<Effect> = decision
-            .effects
-            .into_iter()
-            .filter(|effect| !done.contains(effect))
-            .collect();
-        if decision.record != current.record {
-            match write(broker, &current, &decision.record).await? {
-                Some(index) => {
-                    log_transition(&current.record, &decision.record);
-                    current = Current {
-                        record: decision.record,
-                        index,
-                    };
-                }
-                None => {
-                    let incarnation = current.record.incarnation;
-                    let (again, seen) = join!(read_record(broker, &id), read_cluster(broker, &id));
-                    cluster = seen?;
-                    match again? {
-                        Some(again) if again.record.incarnation == incarnation => current = again,
-                        // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
-                        _ => {
-                            facts.gone = true;
-                            lost = true;
-                            break;
-                        }
-                    }
-                    continue;
-                }
-            }
-        } else if effects.is_empty() {
-            break;
-        }
+        decision.effects.retain(|effect| !self.done.contains(effect));
+        Ok(decision)
+    }
+
+    /// Carries out what was decided, now that the record says so.
+    ///
+    /// # Errors
+    /// As [`advance`].
+    pub async fn act(&mut self, current: &Current, effects: Vec<Effect>) -> Result<(), Error> {
         let scene = Scene {
             record: &current.record,
             index: current.index,
-            cluster: &cluster,
+            cluster: &self.cluster,
         };
-        act::act(broker, scene, &effects, &mut directory, &mut facts).await?;
-        if facts.gone {
-            break;
+        act::act(self.broker, scene, &effects, &mut self.directory, &mut self.facts).await?;
+        if !self.facts.gone && effects.iter().any(Effect::touches_cluster) {
+            self.cluster = read_cluster(self.broker, &current.record.instance_id).await?;
         }
-        if effects.iter().any(Effect::touches_cluster) {
-            cluster = read_cluster(broker, &id).await?;
+        self.done.extend(effects);
+        Ok(())
+    }
+
+    /// Goes on as far as it goes now.
+    ///
+    /// # Errors
+    /// As [`advance`].
+    pub async fn run(mut self, mut current: Current) -> Result<Pass, Error> {
+        let broker = self.broker;
+        let id = current.record.instance_id.clone();
+        let mut lost = false;
+        for _ in 0..ROUNDS {
+            let Decision { record, effects } = self.decide(&current.record)?;
+            if record != current.record {
+                match write(broker, &current, &record).await? {
+                    Some(index) => {
+                        log_transition(&current.record, &record);
+                        current = Current { record, index };
+                    }
+                    None => {
+                        let incarnation = current.record.incarnation;
+                        let (again, seen) = join!(read_record(broker, &id), read_cluster(broker, &id));
+                        self.cluster = seen?;
+                        match again? {
+                            Some(again) if again.record.incarnation == incarnation => current = again,
+                            // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
+                            _ => {
+                                self.facts.gone = true;
+                                lost = true;
+                                break;
+                            }
+                        }
+                        continue;
+                    }
+                }
+            } else if effects.is_empty() {
+                break;
+            }
+            self.act(&current, effects).await?;
+            if self.facts.gone {
+                break;
+            }
         }
-        done.extend(effects);
+        let took = broker.clock.now().duration_since(self.began);
+        if lost || took > LATE {
+            act::take_back(broker, &current.record).await?;
+        }
+        for trouble in &self.facts.troubles {
+            tracing::warn!(instance = %id, trouble, "a step did not succeed; it is tried again");
+        }
+        Ok(Pass {
+            record: current.record,
+            index: current.index,
+            facts: self.facts,
+            cluster: self.cluster,
+        })
     }
-    let took = broker.clock.now().duration_since(began);
-    if lost || took > LATE {
-        act::take_back(broker, &current.record).await?;
-    }
-    for trouble in &facts.troubles {
-        tracing::warn!(instance = %id, trouble, "a step did not succeed; it is tried again");
-    }
-    Ok(Pass {
-        record: current.record,
-        index: current.index,
-        facts,
-        cluster,
-    })
 }
 
 /// Writes the next record; `None` when somebody else wrote first, or nobody knows.
@@ -237,7 +262,7 @@ async fn write(broker: &Broker, current: &Current, next: &Record) -> Result<Opti
 }
 
 /// One line for each transition that an operator may want to find.
-fn log_transition(before: &Record, after: &Record) {
+pub(crate) fn log_transition(before: &Record, after: &Record) {
     let id = &after.instance_id;
     let describe = |operation: &Operation| (operation.id, operation.state);
     if before.operation.as_ref().map(describe) != after.operation.as_ref().map(describe)

@@ -137,10 +137,12 @@ impl Databases for PostgresDatabases {
         with_session(door, async |client| {
             let name = quoted(role);
             create(client, &format!("CREATE ROLE {name} NOLOGIN")).await?;
-            client
-                .batch_execute(&format!("ALTER ROLE {name} NOLOGIN PASSWORD NULL"))
-                .await
-                .map_err(explain)?;
+            // One at a time: PostgreSQL fails on a role that two sessions alter at once ("tuple concurrently updated").
+            // The statements are one transaction, and the lock goes with it.
+            let sql = format!(
+                "SELECT pg_advisory_xact_lock(hashtext('{role}')); ALTER ROLE {name} NOLOGIN PASSWORD NULL"
+            );
+            client.batch_execute(&sql).await.map_err(explain)?;
             // Committed: no new session can begin, so ending those that are there is final.
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
             client.query(sql, &[&role]).await.map_err(explain)?;

@@ -14,12 +14,12 @@ use crate::{
     decide::active,
     effect::Facts,
     error::Error,
-    ids::InstanceId,
+    ids::{Incarnation, InstanceId},
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::{Record, State},
-    store::{Child, Entry, Read},
+    record::{Record, State, Tombstone},
+    store::{Child, Entry, Read, Store, StoreError},
 };
 
 /// How many instances are advanced at once.
@@ -121,12 +121,15 @@ async fn settle(broker: &Broker, pass: &Pass) -> Result<(), Error> {
     .await
 }
 
-/// There is no record: the marker was written for a provision that never claimed the id, or a deprovision was stopped
-/// after its last deciding step.
+/// There is no record: the marker was written for a provision that never claimed the id, by a deprovision that was not
+/// the first, or a deprovision was stopped after its last deciding step.
 async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Error> {
-    let stale = Marker::parse(&entry.value).is_none_or(|marker| marker.is_stale(broker.clock.now()));
-    if stale {
-        let store = &*broker.store;
+    let store = &*broker.store;
+    let says_nothing = match Marker::parse(&entry.value) {
+        None => true,
+        Some(marker) => marker.is_stale(broker.clock.now()) || is_over(store, id, marker.incarnation).await?,
+    };
+    if says_nothing {
         tracing::info!(instance = %id, "a marker without an instance is removed");
         act::remove_directories(store, id).await?;
         gone_or_other(
@@ -136,4 +139,11 @@ async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Er
         )?;
     }
     Ok(())
+}
+
+/// Whether this life of an instance is known to have ended.
+async fn is_over(store: &dyn Store, id: &InstanceId, incarnation: Incarnation) -> Result<bool, StoreError> {
+    let entry = store.get(&keyspace::tombstone(id), Read::Quorum).await?;
+    let tombstone = entry.and_then(|entry| serde_json::from_str::<Tombstone>(&entry.value).ok());
+    Ok(tombstone.is_some_and(|tombstone| tombstone.incarnation == incarnation))
 }

@@ -44,12 +44,17 @@ impl Keys {
         Self(keys)
     }
 
-    /// Without the hints that may change at any time and decide nothing: where the search for a port starts, and that
-    /// the ports of an older router were looked for.
+    /// Without the hints that may change at any time and decide nothing: where the search for a port starts, that the
+    /// ports of an older router were looked for, and the loads in heartbeats, which come a moment after the nodes.
     #[must_use]
     pub fn without_hints(mut self) -> Self {
         self.0
             .retain(|key, _| key != "/routing/nextport" && key != "/routing/adopted");
+        for (_, heartbeat) in self.0.iter_mut().filter(|(key, _)| key.starts_with("/cells/")) {
+            let mut document: Value = serde_json::from_str(heartbeat).expect("a heartbeat is JSON");
+            document["load"] = Value::Null;
+            *heartbeat = document.to_string();
+        }
         self
     }
 

@@ -197,8 +197,9 @@ impl Drop for Stack {
         for server in self.servers() {
             server.kill();
         }
-        self.etcd.kill();
+        // Together with Patroni, so that the ends of the logs do not tell of this end.
         let left = processes::kill_below(&directory).err().unwrap_or_default();
+        self.etcd.kill();
         if thread::panicking() {
             logs::print_ends(&directory);
             eprintln!("processes that could not be killed: {left:?}");

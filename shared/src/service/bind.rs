@@ -13,6 +13,7 @@ use crate::{
     ids::{BindingId, Incarnation, InstanceId, Port},
     keyspace,
     master_keys::Kind,
+    ports::gone_or_other,
     record::{Record, State},
     store::{Index, Read, StoreError},
 };

@@ -74,7 +74,7 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
                     instance = %command.instance, incarnation = %next.incarnation, operation = %operation.id,
                     identity = command.originating_identity, "deprovision accepted"
                 );
-                let pass = advance_from(broker, Current { record: next, index }, None).await?;
+                let pass = advance_from(broker, Current { record: next, index }).await?;
                 if pass.is_gone() {
                     return Ok(Deprovisioned::Done);
                 }

@@ -7,7 +7,7 @@ use tokio::try_join;
 
 use super::{Patience, begin, mark, operation_name, push, wait};
 use crate::{
-    advance::{Current, Pass, advance, advance_from, read_record},
+    advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
     cells::Cell,
     decide::{
@@ -69,9 +69,10 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     if let Some(current) = read_record(broker, &command.instance).await? {
         return join(broker, command, current).await;
     }
-    let (cells, candidate) = try_join!(
-        broker.settings.known_cells.list(&*broker.store),
-        ports::first_candidate(&*broker.store, broker.settings.ports)
+    let (cells, candidate, cluster) = try_join!(
+        async { Ok(broker.settings.known_cells.list(&*broker.store).await?) },
+        async { Ok(ports::first_candidate(&*broker.store, broker.settings.ports).await?) },
+        read_cluster(broker, &command.instance),
     )?;
     check_room(broker, &cells, node_count)?;
 
@@ -80,7 +81,6 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     let count = usize::try_from(node_count).unwrap_or(usize::MAX);
     let description = format!("members {}", vec!["stopped"; count].join(", "));
     let operation = begin(broker, OperationKind::Provision, description, identity);
-    mark(broker, &command.instance, incarnation, &operation).await?;
     let port = PortClaim::Candidate {
         port: candidate,
         misses: 0,
@@ -106,7 +106,10 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         operation: Some(operation.clone()),
         last_operation: None,
     };
-    let Some(current) = claim(broker, record).await? else {
+    let mut walk = Walk::new(broker, cluster).with_cells(cells);
+    let first = walk.decide(&record)?;
+    mark(broker, &command.instance, incarnation, &operation).await?;
+    let Some(current) = claim(broker, first.record).await? else {
         // Somebody else claimed it between the two looks.
         let Some(current) = read_record(broker, &command.instance).await? else {
             return Err(Error::Concurrency(
@@ -119,7 +122,9 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         instance = %command.instance, %incarnation, operation = %operation.id, node_count,
         plan = plan.name, identity = command.originating_identity, "provision accepted"
     );
-    let pass = advance_from(broker, current, Some(cells)).await?;
+    log_transition(&record, &current.record);
+    walk.act(&current, first.effects).await?;
+    let pass = walk.run(current).await?;
     if let Some(reason) = hopeless(&pass)
         && abandon(broker, pass, reason.to_string()).await?
     {
@@ -206,7 +211,7 @@ async fn go_on(broker: &Broker, command: &Provision, current: Current) -> Result
         .await
     {
         Ok(index) => {
-            advance_from(broker, Current { record, index }, None).await?;
+            advance_from(broker, Current { record, index }).await?;
             finish(broker, command, &operation).await
         }
         Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Err(Error::Concurrency(

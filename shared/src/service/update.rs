@@ -153,7 +153,7 @@ async fn begin_update(
                 identity = command.originating_identity, "update accepted"
             );
             // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
-            if let Err(error) = advance_from(broker, Current { record: next, index }, None).await {
+            if let Err(error) = advance_from(broker, Current { record: next, index }).await {
                 tracing::warn!(instance = %command.instance, %error, "the first steps of an update were not taken");
             }
             finish(broker, command, &operation).await.map(Some)

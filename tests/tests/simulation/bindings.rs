@@ -43,7 +43,7 @@ fn open(world: &World) -> Vec<String> {
 
 /// The binding is there, and its role is the only one that can log in.
 fn assert_bound(world: &World, bound: &Bound) {
-    assert_eq!(open(world), [bound.credentials.username.clone()]);
+    assert_eq!(open(world), std::slice::from_ref(&bound.credentials.username));
     assert_eq!(
         stored(world).unwrap().role(&id(), &binding("b1")),
         bound.credentials.username
