@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{join, time::timeout};
+use tokio::{
+    join,
+    time::{sleep, timeout},
+};
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
 use crate::cell_api::SUPERUSER;
@@ -21,6 +24,9 @@ pub const DATABASE: &str = "app";
 pub const OWNER: &str = "app_owner";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How long replicas are waited for. One that is further behind than this does not take over (Patroni's
+/// `maximum_lag_on_failover`), or has lost its connection.
+const REPLICAS_LIMIT: Duration = Duration::from_secs(2);
 /// For everything that one call does.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -116,7 +122,10 @@ impl Databases for PostgresDatabases {
                  ALTER ROLE {name} SET role TO {OWNER}; COMMIT"
             );
             match client.batch_execute(&sql).await {
-                Ok(()) => Ok(Login::Ready),
+                Ok(()) => {
+                    reach_replicas(client).await?;
+                    Ok(Login::Ready)
+                }
                 Err(error) if exists_already(&error) => {
                     client.batch_execute("ROLLBACK").await.map_err(explain)?;
                     let sql = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
@@ -143,6 +152,7 @@ impl Databases for PostgresDatabases {
                 "SELECT pg_advisory_xact_lock(hashtext('{role}')); ALTER ROLE {name} NOLOGIN PASSWORD NULL"
             );
             client.batch_execute(&sql).await.map_err(explain)?;
+            reach_replicas(client).await?;
             // Committed: no new session can begin, so ending those that are there is final.
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
             client.query(sql, &[&role]).await.map_err(explain)?;
@@ -184,6 +194,30 @@ async fn with_session<T>(
         result
     };
     timeout(CALL_LIMIT, session).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Waits until every replica that streams has what was just committed, so that a failover right after the answer does not
+/// undo it. With synchronous replication that is so already; without, the answer would promise more than the commit did.
+async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
+    let sql = "SELECT pg_current_wal_flush_lsn()::text";
+    let written: String = client.query_one(sql, &[]).await.map_err(explain)?.get(0);
+    let sql =
+        "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn < $1::text::pg_lsn";
+    let reached = async {
+        loop {
+            let behind: i64 = client.query_one(sql, &[&written]).await.map_err(explain)?.get(0);
+            if behind == 0 {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(REPLICAS_LIMIT, reached).await.unwrap_or_else(|_| {
+        tracing::warn!(
+            "a replica has not received a change of roles yet; a failover to it now would undo it"
+        );
+        Ok(())
+    })
 }
 
 /// Runs a `CREATE` that somebody else may be running as well.

@@ -106,6 +106,9 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         operation: Some(operation.clone()),
         last_operation: None,
     };
+    if active::is_somebody_elses(&record, &cluster) {
+        return Err(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));
+    }
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
     let first = walk.decide(&record)?;
     mark(broker, &command.instance, incarnation, &operation).await?;
@@ -252,9 +255,6 @@ fn hopeless(pass: &Pass) -> Option<Error> {
     if pass.facts.port == PortFact::Exhausted {
         let text = "no public port is free: all ports of the range are owned or in quarantine";
         return Some(Error::Unprocessable(text.to_owned()));
-    }
-    if pass.record.nodes.is_empty() && active::is_somebody_elses(&pass.record, &pass.cluster) {
-        return Some(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));
     }
     let answers = || pass.facts.started.values();
     let all_refused = answers().all(|answer| matches!(answer, StartAnswer::Refused(_)));
