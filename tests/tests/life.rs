@@ -88,7 +88,7 @@ async fn made(stack: &Stack, osb: &Osb, instance: &str) -> shared::record::Recor
     let between = &shown[1..shown.len() - 1];
     // Which states of Patroni are seen depends on when one looks, but not their order.
     let leaderless = between.partition_point(|text| text.starts_with("members "));
-    let led = |text: &String| text.starts_with("master running; replicas ");
+    let led = |text: &String| text.starts_with("master ") && text.contains("; replicas ");
     assert!(between[leaderless..].iter().all(led), "{shown:?}");
 
     osb.provision(instance, &nodes(2)).await.expect(200);
