@@ -299,6 +299,10 @@ async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<bool, Er
         .collect();
     record.nodes.retain(|node, _| !never_ran.contains(node));
     record.retired.extend(never_ran);
+    // A provision that has failed has lost its marker, and what follows must be found by reconcile should this handler die.
+    if let Some(operation) = record.latest_operation() {
+        mark(broker, &record.instance_id, record.incarnation, operation).await?;
+    }
     let key = keyspace::record(&record.instance_id);
     match broker
         .store
