@@ -14,7 +14,12 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
     let instance = request::instance_id(request)?;
     let operation = request::query(request, "operation");
     let last = last_operation(&app.broker, &instance, operation.as_deref()).await?;
-    Ok(Success::ok(
-        json!({ "state": last.state, "description": last.description }),
-    ))
+    let mut answer = json!({ "state": last.state, "description": last.description });
+    if let Some(after) = last.after_failure {
+        answer["instance_usable"] = after.instance_usable.into();
+        if let Some(repeatable) = after.update_repeatable {
+            answer["update_repeatable"] = repeatable.into();
+        }
+    }
+    Ok(Success::ok(answer))
 }

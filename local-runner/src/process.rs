@@ -115,6 +115,23 @@ impl Stat {
         self.command == "postgres"
     }
 
+    /// What it is among `all` processes that it belongs to.
+    pub(crate) fn kind(&self, all: &[Self]) -> Kind {
+        let started_it = |other: &Self| other.is_postgres() && other.pid == self.parent;
+        if all.iter().any(started_it) {
+            Kind::PostgresChild
+        } else if self.is_postgres() {
+            Kind::Postmaster
+        } else {
+            Kind::Other
+        }
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Which process it is.
     pub(crate) fn id(&self) -> io::Result<ProcessId> {
         Ok(ProcessId {
@@ -135,6 +152,17 @@ impl Stat {
         let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
         text.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect()
     }
+}
+
+/// What a process is to PostgreSQL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Its first process.
+    Postmaster,
+    /// Started by it.
+    PostgresChild,
+    /// Something else.
+    Other,
 }
 
 /// One line of `/proc/<pid>/stat`; `None` for a process that has ended, or is a zombie.

@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 
 use crate::{
+    advance::{Current, read_record},
     broker::Broker,
     cells::{Cell, RemoveAnswer},
     cluster::Cluster,
+    database::NodePasswords,
     decide::dynamic_configuration,
     effect::{Effect, Facts, PortFact, StartAnswer},
     error::Error,
@@ -169,6 +171,10 @@ async fn carry_out(
             }
             Finding::Nothing
         }
+        Effect::SweepProjections => {
+            sweep_projections(broker, record).await?;
+            Finding::Nothing
+        }
         Effect::Start(node) => start(broker, record, *node, directory).await?,
         Effect::Remove(node) => remove(broker, record, *node, directory).await,
         Effect::Forget(nodes) => {
@@ -183,14 +189,15 @@ async fn carry_out(
                 .cluster
                 .running_leader()
                 .and_then(|(_, leader)| leader.api.clone());
+            // Nothing is known then, but it was asked.
             let Some(api) = api else {
-                return Ok(Finding::Nothing);
+                return Ok(Finding::Replication(BTreeMap::new()));
             };
-            broker
-                .patroni
-                .replication(&api)
-                .await
-                .map_or_else(Finding::Trouble, Finding::Replication)
+            let states = broker.patroni.replication(&api).await;
+            Finding::Replication(states.unwrap_or_else(|reason| {
+                tracing::warn!(instance = %id, reason, "the leader does not say who streams");
+                BTreeMap::new()
+            }))
         }
         Effect::Configure(patch) => {
             let password = broker.password(record, Kind::Rest)?;
@@ -228,7 +235,7 @@ async fn carry_out(
             if let Some(port) = port {
                 ports::release(store, record, *port, settings.quarantine).await?;
             }
-            delete_projections(store, id).await?;
+            sweep_projections(broker, record).await?;
             Finding::PortReleased
         }
         Effect::DropBindings => {
@@ -292,7 +299,11 @@ async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
     let (Some(door), Some(identifier)) = (broker.public_door(scene.record)?, identifier) else {
         return Ok(Finding::Nothing);
     };
-    let prepared = broker.databases.prepare(&door, identifier).await;
+    let nodes = NodePasswords {
+        replication: broker.password(scene.record, Kind::Replication)?,
+        rewind: broker.password(scene.record, Kind::Rewind)?,
+    };
+    let prepared = broker.databases.prepare(&door, identifier, &nodes).await;
     Ok(Finding::Prepared(prepared.map_err(|error| error.to_string())))
 }
 
@@ -317,14 +328,45 @@ async fn delete_projection(store: &dyn Store, id: &InstanceId, node: NodeId) -> 
     gone_or_other(store.remove_empty_directory(&keyspace::node(id, node)).await)
 }
 
-async fn delete_projections(store: &dyn Store, id: &InstanceId) -> Result<(), StoreError> {
-    let nodes = store
-        .list(&keyspace::nodes(id), Read::Quorum)
-        .await?
-        .unwrap_or_default();
-    for node in nodes.keys().filter_map(|name| name.parse().ok()) {
+/// Deletes the projections of nodes that the instance does not have (any more). What is listed before the record is read
+/// again, and found to be of the same incarnation, cannot be a later incarnation's.
+async fn sweep_projections(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let (store, id) = (&*broker.store, &record.instance_id);
+    let listed = store.list(&keyspace::nodes(id), Read::Quorum).await?;
+    let Some(listed) = listed.filter(|nodes| !nodes.is_empty()) else {
+        return Ok(());
+    };
+    let Some(Current { record: current, .. }) = read_record(broker, id).await? else {
+        return Ok(());
+    };
+    if current.incarnation != record.incarnation {
+        return Ok(());
+    }
+    let gone = |node: &NodeId| !current.nodes.contains_key(node);
+    for node in listed.keys().filter_map(|name| name.parse().ok()).filter(gone) {
         delete_projection(store, id, node).await?;
     }
+    Ok(())
+}
+
+/// Takes back what a handler has written that stood still meanwhile, and whose instance is gone, or lives another life, or
+/// has let nodes go. Works on what carries this incarnation, or a node's id, only.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn take_back(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let (store, id) = (&*broker.store, &record.instance_id);
+    let current = read_record(broker, id).await?;
+    if current.is_some_and(|current| current.record.incarnation == record.incarnation) {
+        return sweep_projections(broker, record).await;
+    }
+    for node in record.nodes.keys().chain(&record.retired) {
+        delete_projection(store, id, *node).await?;
+    }
+    if let PortClaim::Candidate { port, .. } | PortClaim::Owned { port } = record.port {
+        ports::release(store, record, port, broker.settings.quarantine).await?;
+    }
+    remove_directories(store, id).await?;
     Ok(())
 }
 
@@ -371,9 +413,10 @@ async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
         Err(error) => return Err(error.into()),
     }
     tracing::info!(instance = %id, incarnation = %record.incarnation, "the instance is gone");
+    // The marker last: it leads reconcile to what a crash leaves here.
+    remove_directories(store, id).await?;
     // Whatever was about this life is over. Another life's is of a provision that has seen the record gone.
     unmark(broker, id, |marker| marker.incarnation == record.incarnation).await?;
-    remove_directories(store, id).await?;
     Ok(Finding::Buried)
 }
 

@@ -6,6 +6,7 @@
 //! **Assumes.** Nothing about who calls it, how often, or how many do at once.
 //! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Map;
 use tokio::join;
 use uuid::Uuid;
@@ -26,6 +27,9 @@ use crate::{
 
 /// More rounds than any sequence of steps that needs nothing from outside; a pass that needs more goes on next time.
 const ROUNDS: usize = 24;
+
+/// A pass that took longer than this may have stood still, and may have written something after its instance was gone.
+const LATE: SignedDuration = SignedDuration::from_secs(1);
 
 /// A record and the index it stands at.
 #[derive(Debug, Clone)]
@@ -112,6 +116,7 @@ pub struct Walk<'b> {
     directory: Directory,
     facts: Facts,
     seed: Uuid,
+    began: Timestamp,
     done: Vec<Effect>,
 }
 
@@ -125,6 +130,7 @@ impl<'b> Walk<'b> {
             directory: Directory::default(),
             facts: Facts::default(),
             seed: broker.clock.random(),
+            began: broker.clock.now(),
             done: Vec::new(),
         }
     }
@@ -184,6 +190,7 @@ impl<'b> Walk<'b> {
     pub async fn run(mut self, mut current: Current) -> Result<Pass, Error> {
         let broker = self.broker;
         let id = current.record.instance_id.clone();
+        let mut lost = false;
         for _ in 0..ROUNDS {
             let Decision { record, effects } = self.decide(&current.record)?;
             if record != current.record {
@@ -201,6 +208,7 @@ impl<'b> Walk<'b> {
                             // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
                             _ => {
                                 self.facts.gone = true;
+                                lost = true;
                                 break;
                             }
                         }
@@ -214,6 +222,10 @@ impl<'b> Walk<'b> {
             if self.facts.gone {
                 break;
             }
+        }
+        let took = broker.clock.now().duration_since(self.began);
+        if lost || took > LATE {
+            act::take_back(broker, &current.record).await?;
         }
         for trouble in &self.facts.troubles {
             tracing::warn!(instance = %id, trouble, "a step did not succeed; it is tried again");

@@ -10,10 +10,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{join, time::timeout};
+use tokio::{
+    join,
+    time::{sleep, timeout},
+};
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
-use crate::cell_api::SUPERUSER;
+use crate::cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER};
 
 /// The database that bindings lead to.
 pub const DATABASE: &str = "app";
@@ -21,6 +24,9 @@ pub const DATABASE: &str = "app";
 pub const OWNER: &str = "app_owner";
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How long replicas are waited for. One that is further behind than this does not take over (Patroni's
+/// `maximum_lag_on_failover`), or has lost its connection.
+const REPLICAS_LIMIT: Duration = Duration::from_secs(2);
 /// For everything that one call does.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -33,6 +39,15 @@ pub struct Door {
     pub port: u16,
     /// The superuser's password.
     pub password: SecretString,
+}
+
+/// The passwords that the nodes of a cluster use among each other.
+#[derive(Debug, Clone)]
+pub struct NodePasswords {
+    /// Of the role that replicas stream with.
+    pub replication: SecretString,
+    /// Of the role that `pg_rewind` connects with.
+    pub rewind: SecretString,
 }
 
 /// What came of creating a login.
@@ -53,8 +68,14 @@ pub struct DatabaseError(pub String);
 #[async_trait]
 pub trait Databases: Send + Sync {
     /// Checks that the door leads to the primary of the cluster with this system identifier, and makes the owner role and
-    /// the database unless they are there.
-    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError>;
+    /// the database unless they are there; and the nodes' own roles, which Patroni makes at the end of a bootstrap and
+    /// never again when that was interrupted: then no replica could ever be built.
+    async fn prepare(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        nodes: &NodePasswords,
+    ) -> Result<(), DatabaseError>;
     /// Makes a role that can log in and acts as the owner.
     async fn create_login(
         &self,
@@ -72,7 +93,12 @@ pub struct PostgresDatabases;
 
 #[async_trait]
 impl Databases for PostgresDatabases {
-    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
+    async fn prepare(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        nodes: &NodePasswords,
+    ) -> Result<(), DatabaseError> {
         with_session(door, async |client| {
             let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
             let row = client.query_one(sql, &[]).await.map_err(explain)?;
@@ -85,10 +111,18 @@ impl Databases for PostgresDatabases {
             if in_recovery {
                 return Err(DatabaseError("it leads to a replica".to_owned()));
             }
-            let owner_there = client
-                .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&OWNER])
+            let roles = client
+                .query(
+                    "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)",
+                    &[&[OWNER, REPLICATION_USER, REWIND_USER].as_slice()],
+                )
                 .await;
-            if owner_there.map_err(explain)?.is_none() {
+            let roles: Vec<String> = roles.map_err(explain)?.iter().map(|row| row.get(0)).collect();
+            let lacks = |role: &str| !roles.iter().any(|there| there == role);
+            if lacks(REPLICATION_USER) || lacks(REWIND_USER) {
+                finish_bootstrap(client, nodes).await?;
+            }
+            if lacks(OWNER) {
                 create(client, &format!("CREATE ROLE {OWNER} NOLOGIN")).await?;
             }
             let there = client
@@ -116,7 +150,10 @@ impl Databases for PostgresDatabases {
                  ALTER ROLE {name} SET role TO {OWNER}; COMMIT"
             );
             match client.batch_execute(&sql).await {
-                Ok(()) => Ok(Login::Ready),
+                Ok(()) => {
+                    reach_replicas(client).await?;
+                    Ok(Login::Ready)
+                }
                 Err(error) if exists_already(&error) => {
                     client.batch_execute("ROLLBACK").await.map_err(explain)?;
                     let sql = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
@@ -143,6 +180,7 @@ impl Databases for PostgresDatabases {
                 "SELECT pg_advisory_xact_lock(hashtext('{role}')); ALTER ROLE {name} NOLOGIN PASSWORD NULL"
             );
             client.batch_execute(&sql).await.map_err(explain)?;
+            reach_replicas(client).await?;
             // Committed: no new session can begin, so ending those that are there is final.
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
             client.query(sql, &[&role]).await.map_err(explain)?;
@@ -184,6 +222,52 @@ async fn with_session<T>(
         result
     };
     timeout(CALL_LIMIT, session).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Waits until every replica that streams has what was just committed, so that a failover right after the answer does not
+/// undo it. With synchronous replication that is so already; without, the answer would promise more than the commit did.
+async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
+    let sql = "SELECT pg_current_wal_flush_lsn()::text";
+    let written: String = client.query_one(sql, &[]).await.map_err(explain)?.get(0);
+    let sql =
+        "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND flush_lsn < $1::text::pg_lsn";
+    let reached = async {
+        loop {
+            let behind: i64 = client.query_one(sql, &[&written]).await.map_err(explain)?.get(0);
+            if behind == 0 {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(REPLICAS_LIMIT, reached).await.unwrap_or_else(|_| {
+        tracing::warn!(
+            "a replica has not received a change of roles yet; a failover to it now would undo it"
+        );
+        Ok(())
+    })
+}
+
+/// Makes the roles that Patroni makes at the end of a bootstrap, with the same rights.
+async fn finish_bootstrap(client: &Client, nodes: &NodePasswords) -> Result<(), DatabaseError> {
+    tracing::warn!("a bootstrap was interrupted before the nodes had their roles; making them");
+    let verifier = |password: &SecretString| {
+        postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes())
+    };
+    let (replication, rewind) = (verifier(&nodes.replication), verifier(&nodes.rewind));
+    let login = format!("CREATE ROLE {REPLICATION_USER} LOGIN REPLICATION PASSWORD '{replication}'");
+    create(client, &login).await?;
+    create(
+        client,
+        &format!("CREATE ROLE {REWIND_USER} LOGIN PASSWORD '{rewind}'"),
+    )
+    .await?;
+    let grant = format!(
+        "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), \
+         pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
+         pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {REWIND_USER}"
+    );
+    client.batch_execute(&grant).await.map_err(explain)
 }
 
 /// Runs a `CREATE` that somebody else may be running as well.

@@ -23,6 +23,8 @@ pub enum Effect {
     Allocate(Port),
     /// Write the projection that the original's tools read: which cell holds this node.
     Project(NodeId),
+    /// Delete the projections of nodes that the instance does not have any more.
+    SweepProjections,
     /// Ask the node's cell to run it.
     Start(NodeId),
     /// Ask the node's cell to remove it for good, together with its data.

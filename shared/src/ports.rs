@@ -205,20 +205,27 @@ pub async fn release(
     port: Port,
     quarantine: Duration,
 ) -> Result<(), StoreError> {
-    let key = keyspace::allocation(&record.instance_id);
-    if let Some(there) = store.get(&key, Read::Quorum).await?
-        && there.value == port.to_string()
-    {
-        gone_or_other(store.compare_and_delete(&key, there.index).await)?;
-    }
-    let key = keyspace::port(port);
+    let (allocation_key, owner_key) = (keyspace::allocation(&record.instance_id), keyspace::port(port));
+    // In this order: a later incarnation owns the port before it writes its allocation.
+    let allocation = store.get(&allocation_key, Read::Quorum).await?;
+    let owner = store.get(&owner_key, Read::Quorum).await?;
     let ours = owner_value(&record.instance_id, record.incarnation);
-    if let Some(owner) = store.get(&key, Read::Quorum).await?
+    let is_another_life = owner
+        .as_ref()
+        .and_then(|owner| owner.value.strip_prefix(record.instance_id.as_str()))
+        .is_some_and(|rest| rest.starts_with(' ') && !ours.ends_with(rest));
+    if let Some(allocation) = allocation
+        && allocation.value == port.to_string()
+        && !is_another_life
+    {
+        gone_or_other(store.compare_and_delete(&allocation_key, allocation.index).await)?;
+    }
+    if let Some(owner) = owner
         && owner.value == ours
     {
         gone_or_other(
             store
-                .compare_and_swap(&key, QUARANTINE, owner.index, Some(quarantine))
+                .compare_and_swap(&owner_key, QUARANTINE, owner.index, Some(quarantine))
                 .await
                 .map(drop),
         )?;

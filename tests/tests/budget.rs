@@ -1,6 +1,13 @@
 //! What requests cost in requests to etcd. The functions are counted: beside them nobody moves an instance on, so that this
 //! also shows that polls alone finish what was begun.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};

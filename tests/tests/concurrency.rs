@@ -1,5 +1,12 @@
 //! Many requests at once, to two brokers: one cluster, one login, one end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeSet;
 
 use tests::{

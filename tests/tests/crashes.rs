@@ -1,5 +1,12 @@
 //! Brokers and etcd that die while an instance is made: it ends by itself, and well.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::time::Duration;
 
 use shared::record::OperationState;

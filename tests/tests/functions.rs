@@ -1,7 +1,12 @@
 //! The handlers as they are deployed: each a binary behind the Lambda runtime API and a gateway, configured by its
 //! environment alone.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,12 @@
 //! The life of an instance, as a platform and an application see it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use serde_json::{Value, json};
 use tests::{
     keys::Keys,

@@ -1,6 +1,11 @@
 //! What a strict broker refuses: each with its status and reason, and with nothing left behind.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};

@@ -59,7 +59,7 @@ impl Cell {
         let account = Account::choose(settings.patroni.user.as_deref())?;
         let patroni = &settings.patroni;
         let program = Program::find(&patroni.command, patroni.postgres_bin.as_deref(), &account)?;
-        let directory = DataDirectory::open(&settings.data_directory, account.clone(), &settings.guid)?;
+        let directory = open_directory(&settings, &account).await?;
         account.check_reach(directory.root())?;
         let files = [&settings.etcd.ca, &settings.etcd.cert, &settings.etcd.key];
         for file in files.into_iter().flatten() {
@@ -257,6 +257,21 @@ pub(crate) async fn run(
             Ok(())
         }
     }
+}
+
+async fn open_directory(settings: &Settings, account: &Account) -> Result<DataDirectory, CellError> {
+    let (path, account, guid) = (
+        settings.data_directory.clone(),
+        account.clone(),
+        settings.guid.clone(),
+    );
+    let failed_at = path.clone();
+    let opened = tokio::task::spawn_blocking(move || DataDirectory::open(&path, account, &guid));
+    opened.await.map_err(|error| CellError::Disk {
+        doing: "opening",
+        path: failed_at,
+        source: error.into(),
+    })?
 }
 
 fn bind(settings: &Settings) -> Result<(TcpSocket, u16), CellError> {

@@ -73,7 +73,13 @@ async fn play(place: &Place, steps: Steps, interrupts: &mut Interrupts) -> Resul
     };
     let step = steps.begin("stopping everything (Ctrl-C: at once)");
     let began = Instant::now();
-    stack.stop(interrupts.next()).await?;
+    let hurry = async {
+        // The data goes anyway; only after a success it is shown that everything stops in order.
+        if let End::Well(_) = end {
+            interrupts.next().await;
+        }
+    };
+    stack.stop(hurry).await?;
     same_as_before(&stack, place, step)?;
     match end {
         End::Well(mut timings) => {

@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, TcpListener},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -98,11 +99,21 @@ pub(super) async fn sweep() -> Vec<PathBuf> {
         let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
         let path = entry.path();
         // A directory without a lock is one that another demo is just about to make, or no demo's.
-        if ours && path.join("up.lock").is_file() && remove_dead(&path).await.is_ok() {
+        if ours
+            && is_own_directory(&path)
+            && path.join("up.lock").is_file()
+            && remove_dead(&path).await.is_ok()
+        {
             swept.push(path);
         }
     }
     swept
+}
+
+/// Whether this user made it. Root must not follow into what anybody can make in a directory that is open to all.
+fn is_own_directory(path: &Path) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own)
 }
 
 async fn remove_dead(path: &Path) -> Result<(), UpError> {

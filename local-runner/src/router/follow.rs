@@ -31,6 +31,7 @@ use super::{
     state_directory::StateDirectory,
     worker::{Worker, WorkerError},
 };
+use crate::port_holder;
 
 /// How long changes of the set of instances are gathered before a reload.
 const GATHER: Duration = Duration::from_millis(50);
@@ -317,8 +318,10 @@ impl Follow {
         self.serving = applied.serving;
         for (at, (port, Refusal { reason, .. })) in applied.refused.iter().enumerate() {
             if self.refused.get(port).is_none_or(|known| known.reason != *reason) {
-                let holder = (at < MOST_HOLDERS).then(|| listen_port::holder(*port)).flatten();
-                tracing::error!(%port, reason, holder, "the port cannot be listened on; trying again");
+                let address = SocketAddr::new(self.bind_address, port.number());
+                let holder = (at < MOST_HOLDERS).then(|| port_holder::describe(address));
+                let holder = holder.unwrap_or_default();
+                tracing::error!(%port, "the port cannot be listened on{holder}; trying again: {reason}");
             }
         }
         self.refused = applied.refused;

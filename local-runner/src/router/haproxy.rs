@@ -27,7 +27,7 @@ use tokio::{
 use super::{
     account::{self, Account},
     command_line::CommandLine,
-    haproxy_config::{Config, Targets},
+    haproxy_config::{self, Config, Targets},
     haproxy_log::{HaproxyLog, blamed},
     listen_port,
     master::{LOADING, Master},
@@ -39,6 +39,8 @@ use super::{
 
 /// How long a HAProxy that was found may take to answer.
 const GREETING: Duration = Duration::from_secs(3);
+/// How long the system may take to take back the ports of a process that has ended.
+const RELEASE: Duration = Duration::from_secs(1);
 /// How long a port is left out that HAProxy has refused itself.
 const MISTRUST: Duration = Duration::from_secs(60);
 /// Between two looks at HAProxy while it loads.
@@ -141,6 +143,7 @@ impl Haproxy {
             }
             Err(error) => {
                 tracing::warn!(%error, "the HAProxy of an earlier router is of no use: it is killed");
+                haproxy.bound = haproxy_config::ports(&haproxy.directory.read(state_directory::CONFIG));
                 processes::kill(&haproxy.directory).await;
             }
         }
@@ -183,14 +186,12 @@ impl Haproxy {
             self.kill().await;
         }
         self.reap().await;
-        if self.running.is_none() {
-            // Workers end with their master, but maybe not yet, and they would still be listening.
-            processes::kill(&self.directory).await;
-            self.bound.clear();
-        }
-        let mut refused = self.obstacles(&targets).await?;
         let mut attempts = ATTEMPTS;
         loop {
+            if self.running.is_none() {
+                self.clear_ground().await?;
+            }
+            let refused = self.obstacles(&targets).await?;
             let mut serving = targets.clone();
             serving.retain(|port, _| !refused.contains_key(port));
             let error = match self.load(&serving).await {
@@ -213,23 +214,33 @@ impl Haproxy {
                 // The worker has not handed over the sockets that it listens on: it hangs.
                 self.kill().await;
             }
-            if self.running.is_none() && !self.bound.is_empty() {
-                // It was the process that was at fault, and not any port.
-                self.bound.clear();
-                blamed.clear();
-            } else if blamed.is_empty() {
-                return Err(error);
-            }
+            let process_at_fault = self.running.is_none() && !self.bound.is_empty();
             attempts -= 1;
-            if attempts == 0 {
+            if attempts == 0 || (blamed.is_empty() && !process_at_fault) {
                 return Err(error);
             }
-            let again = Instant::now() + MISTRUST;
-            let blamed = blamed.into_iter();
-            self.blamed
-                .extend(blamed.map(|(port, reason)| (port, Refusal { reason, again })));
-            refused.extend(self.blamed.clone());
+            if !process_at_fault {
+                let again = Instant::now() + MISTRUST;
+                let blamed = blamed.into_iter();
+                self.blamed
+                    .extend(blamed.map(|(port, reason)| (port, Refusal { reason, again })));
+            }
         }
+    }
+
+    /// Sees to it that nothing of a HAProxy that has ended is left. Its workers end with it, and their sockets with them,
+    /// but maybe not yet.
+    async fn clear_ground(&mut self) -> io::Result<()> {
+        processes::kill(&self.directory).await;
+        let deadline = Instant::now() + RELEASE;
+        let mut held: Vec<Port> = std::mem::take(&mut self.bound).into_iter().collect();
+        while !held.is_empty() && Instant::now() < deadline {
+            held = self.obstructed(held).await?.into_keys().collect();
+            if !held.is_empty() {
+                sleep(PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// Ends sessions of replaced workers that do not go where `targets` say; answers whether such workers are left.
@@ -286,27 +297,26 @@ impl Haproxy {
 
     /// The ports that are new and cannot be listened on.
     async fn obstacles(&mut self, targets: &Targets) -> io::Result<BTreeMap<Port, Refusal>> {
-        let address = self.settings.bind_address;
         let now = Instant::now();
         self.blamed
             .retain(|port, refusal| refusal.again > now && targets.contains_key(port));
-        let fresh: Vec<Port> = targets
-            .keys()
-            .filter(|port| !self.bound.contains(port))
-            .copied()
+        let fresh = targets.keys().filter(|port| !self.bound.contains(port));
+        let obstructed = self.obstructed(fresh.copied().collect()).await?.into_iter();
+        let mut refused: BTreeMap<_, _> = obstructed
+            .map(|(port, reason)| (port, Refusal { reason, again: now }))
             .collect();
-        let look = move || {
-            let obstacle = |port| {
-                let reason = listen_port::obstacle(address, port)?;
-                Some((port, Refusal { reason, again: now }))
-            };
-            fresh.into_iter().filter_map(obstacle).collect::<BTreeMap<_, _>>()
-        };
-        let mut refused = tokio::task::spawn_blocking(look)
-            .await
-            .map_err(io::Error::other)?;
         refused.extend(self.blamed.clone());
         Ok(refused)
+    }
+
+    /// Which of these ports cannot be listened on, and why.
+    async fn obstructed(&self, ports: Vec<Port>) -> io::Result<BTreeMap<Port, String>> {
+        let address = self.settings.bind_address;
+        let look = move || {
+            let obstacle = |port| Some((port, listen_port::obstacle(address, port)?));
+            ports.into_iter().filter_map(obstacle).collect()
+        };
+        tokio::task::spawn_blocking(look).await.map_err(io::Error::other)
     }
 
     /// Has a configuration loaded by the process that runs, or by a new one.

@@ -5,7 +5,7 @@
 //! comes from etcd gets into the text but numbers and IP addresses.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
 };
@@ -54,6 +54,12 @@ pub(crate) fn section(port: Port) -> String {
 /// The port of a section; `None` for names that [`section`] does not make.
 pub(crate) fn port_of(section: &str) -> Option<Port> {
     section.strip_prefix(PREFIX)?.parse().ok()
+}
+
+/// The ports of a configuration as it was written.
+pub(crate) fn ports(text: &str) -> BTreeSet<Port> {
+    let sections = text.lines().filter_map(|line| line.strip_prefix("listen "));
+    sections.filter_map(port_of).collect()
 }
 
 impl Config<'_> {
@@ -157,6 +163,7 @@ mod tests {
             assert!(text.contains(line), "{line}\n\n{text}");
         }
         assert!(!text.contains("uid"));
+        assert_eq!(ports(&text), targets.keys().copied().collect());
     }
 
     #[test]

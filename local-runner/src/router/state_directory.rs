@@ -93,9 +93,14 @@ impl StateDirectory {
     /// # Errors
     /// What the file system says.
     pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        let draft = self.path.join(format!("{name}.new"));
+        let draft = self.path.join(draft(name));
         fs::write(&draft, text)?;
         fs::rename(draft, self.path.join(name))
+    }
+
+    /// What a file there holds; nothing, if it cannot be read.
+    pub(crate) fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path.join(name)).unwrap_or_default()
     }
 
     /// The numbers of the workers' sockets that are there.
@@ -117,7 +122,7 @@ impl StateDirectory {
     /// Removes all that HAProxy and the router have put there.
     pub(crate) fn clear(&self) {
         self.forget_workers(None);
-        for name in [MASTER, CONFIG, LOG] {
+        for name in [MASTER, CONFIG, LOG, &draft(CONFIG)] {
             self.remove(name);
         }
     }
@@ -126,6 +131,10 @@ impl StateDirectory {
         // Absence is what is wanted; anything else shows when the name is used again.
         let _ = fs::remove_file(self.path.join(name));
     }
+}
+
+fn draft(name: &str) -> String {
+    format!("{name}.new")
 }
 
 /// The name of a worker's socket.

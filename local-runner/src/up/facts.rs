@@ -37,7 +37,7 @@ pub(super) struct Versions {
     pub(super) etcd: String,
     /// Such as `2.6.12`.
     pub(super) haproxy: String,
-    /// Such as `patroni 3.0.2`.
+    /// Such as `3.0.2`.
     pub(super) patroni: String,
 }
 
@@ -89,18 +89,20 @@ impl Facts {
     }
 
     pub(super) fn cells_line(&self) -> String {
-        match self.places.as_slice() {
-            [(address, zone)] => format!("1 cell on {address} in {zone} ({})", self.versions.patroni),
+        let mut zones: Vec<&str> = self.places.iter().map(|(_, zone)| zone.as_str()).collect();
+        zones.sort_unstable();
+        zones.dedup();
+        let zones = zones.join(", ");
+        let places = match self.places.as_slice() {
+            [(address, _)] => format!("1 cell on {address}"),
+            // They are in one row: 127.0.0.2-5.
             [(first, _), .., (last, _)] => {
-                let mut zones: Vec<&str> = self.places.iter().map(|(_, zone)| zone.as_str()).collect();
-                zones.sort_unstable();
-                zones.dedup();
-                let (count, zones) = (self.places.len(), zones.join(", "));
-                let patroni = &self.versions.patroni;
-                format!("{count} cells on {first} to {last} in {zones} ({patroni})")
+                let last = last.rsplit('.').next().unwrap_or_default();
+                format!("{} cells on {first}-{last}", self.places.len())
             }
             [] => "no cells".to_owned(),
-        }
+        };
+        format!("{places} in {zones} (Patroni {})", self.versions.patroni)
     }
 
     pub(super) fn router_line(&self) -> String {

@@ -1,9 +1,13 @@
 //! What of the stack still runs when it should not, and ending it by force.
+//!
+//! **Guarantees.** Nothing runs afterwards. PostgreSQL, which would leave shared memory behind when it is killed, is
+//! told to shut down immediately, and killed only when it does not.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Signal;
@@ -11,13 +15,15 @@ use tokio::time::sleep;
 
 use super::{etcd, state_directory::StateDirectory};
 use crate::{
-    process::{Process, Stat, read_stat, working_in},
+    process::{Kind, Process, Stat, read_stat, working_in},
     router,
 };
 
-/// How often processes are looked for and killed before that is given up.
-const ATTEMPTS: u32 = 100;
-const PAUSE: Duration = Duration::from_millis(50);
+/// How long PostgreSQL may take for an immediate shutdown: it kills its own processes after 5 s.
+const IMMEDIATE: Duration = Duration::from_secs(7);
+/// How long it is tried to end everything.
+const PATIENCE: Duration = Duration::from_secs(15);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything of a stack that runs now: nodes with all that works for them, HAProxy, etcd.
 ///
@@ -47,24 +53,34 @@ pub(super) fn nodes(cells: &Path, user: u32) -> io::Result<Vec<Stat>> {
     Ok(found)
 }
 
-/// Kills everything of a stack that runs.
+/// Ends everything of a stack that runs, at once.
 ///
 /// # Errors
 /// When something does not even end by force.
 pub(super) async fn kill(directory: &StateDirectory, node_user: u32) -> io::Result<()> {
-    for _ in 0..ATTEMPTS {
+    let began = Instant::now();
+    let mut told = BTreeSet::new();
+    loop {
         let left = running(directory, node_user)?;
         if left.is_empty() {
             return Ok(());
         }
-        for stat in left {
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::other("some processes do not even end by force"));
+        }
+        for stat in &left {
+            let signal = match stat.kind(&left) {
+                Kind::Other => Signal::KILL,
+                _ if began.elapsed() > IMMEDIATE => Signal::KILL,
+                Kind::Postmaster if told.insert(stat.pid()) => Signal::QUIT,
+                Kind::Postmaster | Kind::PostgresChild => continue,
+            };
             if let Some(process) = Process::open(stat.id()?)? {
-                process.signal(Signal::KILL)?;
+                process.signal(signal)?;
             }
         }
         sleep(PAUSE).await;
     }
-    Err(io::Error::other("some processes do not even end by force"))
 }
 
 fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {

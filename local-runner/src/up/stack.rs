@@ -95,7 +95,8 @@ impl Stack {
         let versions = Versions {
             etcd: etcd.version.clone(),
             haproxy,
-            patroni,
+            // It says: patroni 3.0.2
+            patroni: patroni.rsplit(' ').next().unwrap_or_default().to_owned(),
         };
         let facts = Facts::of(&config, &cells, versions, &directory);
         ports::check(needed(&facts, &cells, &etcd)?)?;

@@ -28,6 +28,9 @@ use crate::{
     file_lock::FileLock,
 };
 
+/// A link in the lock's place is somebody's trap: the file is truncated.
+const O_NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
 /// The directory, locked.
 #[derive(Debug)]
 pub(crate) struct StateDirectory {
@@ -192,7 +195,8 @@ fn lock(root: &Path) -> Result<FileLock, StateDirectoryError> {
         .truncate(false)
         .read(true)
         .write(true)
-        .mode(0o600);
+        .mode(0o600)
+        .custom_flags(O_NOFOLLOW);
     let mut file = options.open(&path).map_err(disk("opening", &path))?;
     let Some(held) = FileLock::try_take(&file).map_err(disk("locking", &path))? else {
         let mut text = String::new();

@@ -65,8 +65,8 @@ fn what_is_published_is_what_the_specification_knows_in_its_order() {
         r#""binding_rotatable":true,"plan_updateable":false,"schemas":{"service_binding":{"create":{"parameters":"#,
         r##"{"$schema":"http://json-schema.org/draft-04/schema#","type":"object"}}}},"maximum_polling_duration":900,"##,
         r#""maintenance_info":{"version":"1.0.0","description":"d"}}]},"#,
-        r#"{"name":"other","id":"s2","description":"d","bindable":true,"instances_retrievable":true,"#,
-        r#""bindings_retrievable":true,"allow_context_updates":false,"plan_updateable":false,"plans":["#,
+        r#"{"name":"other","id":"s2","description":"d","bindable":true,"instances_retrievable":false,"#,
+        r#""bindings_retrievable":false,"allow_context_updates":false,"plan_updateable":false,"plans":["#,
         r#"{"id":"p3","name":"small","description":"d","free":true,"binding_rotatable":false}]}]}"#,
     ];
     let published = serde_json::to_string(&catalog().published(NEWEST_MINOR)).unwrap();

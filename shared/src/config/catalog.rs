@@ -95,9 +95,8 @@ fn service(value: Value, unique: &mut CatalogWide) -> Result<Service, ConfigErro
         tags: section.or("tags", Vec::new(), texts)?,
         requires: section.or("requires", Vec::new(), permissions)?,
         bindable: section.or("bindable", true, Value::boolean)?,
-        // The endpoints are there for every plan.
-        instances_retrievable: section.or("instances_retrievable", true, Value::boolean)?,
-        bindings_retrievable: section.or("bindings_retrievable", true, Value::boolean)?,
+        instances_retrievable: section.or("instances_retrievable", false, Value::boolean)?,
+        bindings_retrievable: section.or("bindings_retrievable", false, Value::boolean)?,
         allow_context_updates: section.or("allow_context_updates", false, Value::boolean)?,
         metadata: section.or("metadata", Map::new(), metadata)?,
         dashboard_client: section.optional("dashboard_client", |value| {

@@ -14,6 +14,7 @@ use super::{
     tell,
 };
 use crate::{
+    cluster::Cluster,
     effect::{Effect, PortFact},
     ids::{CellGuid, NodeId},
     record::{Node, OperationKind, OperationState, Phase, PortClaim, Record},
@@ -25,6 +26,9 @@ const BOOTSTRAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(9
 
 /// Seconds after which a cell is asked again for a node that has not reported to Patroni.
 const ASK_AGAIN: i64 = 5;
+
+/// What is said when [`is_somebody_elses`].
+pub const SCOPE_IN_USE: &str = "a Patroni cluster that this broker does not know runs under this id";
 
 /// How often a bootstrap that never got a leader is started over within one operation.
 const BOOTSTRAP_RESTARTS: u32 = 3;
@@ -71,6 +75,13 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         return Decision { record, effects };
     }
     if overdue {
+        // It may have come about while no handler looked: what can be asked is asked before it is given up.
+        let questions = missing.iter().filter_map(|one| question(one, &record, situation));
+        let asked: Vec<Effect> = questions.collect();
+        if !asked.is_empty() {
+            effects.extend(asked);
+            return Decision { record, effects };
+        }
         let open: Vec<String> = missing.iter().filter(blocks).map(ToString::to_string).collect();
         let reason = format!("not finished in time: {}", open.join("; "));
         return fail(Decision { record, effects }, &reason, situation);
@@ -99,9 +110,12 @@ fn unmark(record: &Record) -> Option<Effect> {
 pub fn settle(record: &Record) -> Vec<Effect> {
     let allocation = record.port.owned().map(Effect::Allocate);
     let projections = record.staying().map(|(node, _)| Effect::Project(node));
+    // Whoever retired a node may not have come to tidy up after it.
+    let sweep = (!record.retired.is_empty()).then_some(Effect::SweepProjections);
     allocation
         .into_iter()
         .chain(projections)
+        .chain(sweep)
         .chain(unmark(record))
         .collect()
 }
@@ -215,6 +229,9 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
             return None;
         }
         if !situation.cluster.leaves.is_empty() {
+            if is_somebody_elses(record, situation.cluster) {
+                return Some(SCOPE_IN_USE.to_owned());
+            }
             effects.push(clear_scope(situation));
             return None;
         }
@@ -240,6 +257,18 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         effects.push(Effect::Project(node));
     }
     None
+}
+
+/// Whether a cluster lives in the scope that this record knows nothing of: one of the original broker, or any other
+/// Patroni. What an earlier life has left behind has no leader, once its ttl is over, and no members.
+#[must_use]
+pub fn is_somebody_elses(record: &Record, cluster: &Cluster) -> bool {
+    let ours = |name: &String| name.parse().is_ok_and(|node| record.retired.contains(&node));
+    cluster
+        .leader
+        .iter()
+        .chain(cluster.members.keys())
+        .any(|name| !ours(name))
 }
 
 /// A node id that the instance never had. The number makes ids differ within one seed.
@@ -276,6 +305,18 @@ pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation
     }
 }
 
+/// What may show that a shortcoming is none, unless it was asked in this pass.
+fn question(shortcoming: &Shortcoming, record: &Record, situation: &Situation<'_>) -> Option<Effect> {
+    let facts = situation.facts;
+    match shortcoming {
+        Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
+        Shortcoming::PortNotReady { .. } if record.port.owned().is_some() && facts.prepared.is_none() => {
+            Some(Effect::Prepare)
+        }
+        _ => None,
+    }
+}
+
 /// What can be done about one shortcoming now.
 fn remedy(
     shortcoming: &Shortcoming,
@@ -284,7 +325,6 @@ fn remedy(
     situation: &Situation<'_>,
 ) -> Option<Effect> {
     let port_owned = record.port.owned().is_some();
-    let facts = situation.facts;
     match shortcoming {
         Shortcoming::NotRunning { node, .. } => {
             // A node that reports to Patroni is its cell's business. One that does not may never have been asked for:
@@ -298,13 +338,17 @@ fn remedy(
                 .is_some_and(|placed| situation.now.duration_since(placed.assigned).as_secs() >= ASK_AGAIN);
             (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
-        Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
-        Shortcoming::PortNotReady { .. } if port_owned && facts.prepared.is_none() => Some(Effect::Prepare),
+        Shortcoming::NotStreaming { .. } | Shortcoming::PortNotReady { .. } => {
+            question(shortcoming, record, situation)
+        }
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
+                // A node that goes does not make the cluster grow, and its cell may be away for long.
                 !matches!(
                     one,
-                    Shortcoming::Settings { .. } | Shortcoming::PortNotReady { .. }
+                    Shortcoming::Settings { .. }
+                        | Shortcoming::PortNotReady { .. }
+                        | Shortcoming::NotGone { .. }
                 )
             });
             if !still_growing {

@@ -56,7 +56,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
             effects: vec![Effect::DropBindings],
         };
     }
-    if !situation.cluster.leaves.is_empty() || situation.cluster.exists {
+    // An instance that never had a node has nothing there: whatever it is, it is somebody else's.
+    if situation.cluster.exists && !record.retired.is_empty() {
         record.scope_cleared = Some(situation.now);
         return Decision {
             record,

@@ -4,6 +4,7 @@ use secrecy::SecretString;
 use tokio::try_join;
 
 use crate::{
+    act,
     advance::{Current, read_record},
     binding::{BindRequest, Binding, BindingState},
     broker::Broker,
@@ -12,6 +13,7 @@ use crate::{
     ids::{BindingId, Incarnation, InstanceId, Port},
     keyspace,
     master_keys::Kind,
+    ports::gone_or_other,
     record::{Record, State},
     store::{Index, Read, StoreError},
 };
@@ -72,7 +74,11 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     let entry = entry
         .map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)))
         .transpose()?;
-    let there = entry.filter(|(binding, _)| binding.instance_incarnation == record.incarnation);
+    // One of an earlier life of the instance, left by a handler that stood still, is in nobody's way.
+    let (there, stale) = match entry {
+        Some((binding, index)) if binding.instance_incarnation != record.incarnation => (None, Some(index)),
+        entry => (entry, None),
+    };
     if let Some((binding, index)) = there {
         if binding.request != command.request {
             return Err(Error::Conflict(
@@ -80,7 +86,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
             ));
         }
         return match binding.state {
-            BindingState::Ready => credentials(broker, command, &record, &binding, true),
+            BindingState::Ready => again(broker, command, &record, &binding).await,
             BindingState::Creating => complete(broker, command, &record, binding, index).await,
             BindingState::Deleting => Err(Error::Concurrency("the binding is being removed".to_owned())),
         };
@@ -111,13 +117,19 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         created: broker.clock.now(),
         originating_identity: command.originating_identity.clone(),
     };
-    let index = match broker.store.create(&key, &binding.to_json(), None).await {
+    let value = binding.to_json();
+    let written = match stale {
+        Some(index) => broker.store.compare_and_swap(&key, &value, index, None).await,
+        None => broker.store.create(&key, &value, None).await,
+    };
+    let index = match written {
         Ok(index) => index,
-        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => {
             return Err(Error::Concurrency(
                 "another request about this binding is under way".to_owned(),
             ));
         }
+        // The same request goes on with it if it was written.
         Err(error) => return Err(error.into()),
     };
     complete(broker, command, &record, binding, index).await
@@ -145,6 +157,22 @@ fn check_ready(record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
+/// Answers a binding that is there. Its role is made again if an asynchronous failover has lost it: credentials that are
+/// answered must work.
+async fn again(broker: &Broker, command: &Bind, record: &Record, binding: &Binding) -> Result<Bound, Error> {
+    let bound = credentials(broker, command, record, binding, true)?;
+    if record.state == State::Active {
+        let door = broker.public_door(record)?.ok_or_else(no_port)?;
+        let Credentials {
+            username, password, ..
+        } = &bound.credentials;
+        if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
+            return Err(Error::Concurrency("the binding is being removed".to_owned()));
+        }
+    }
+    Ok(bound)
+}
+
 async fn complete(
     broker: &Broker,
     command: &Bind,
@@ -158,8 +186,13 @@ async fn complete(
         username, password, ..
     } = &bound.credentials;
     let withdrawn = || Error::Concurrency("the binding was removed while it was being made".to_owned());
-    if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
-        return Err(withdrawn());
+    match broker.databases.create_login(&door, username, password).await {
+        Ok(Login::Ready) => {}
+        Ok(Login::Withdrawn) => return Err(withdrawn()),
+        Err(error) => {
+            take_back_without_instance(broker, command, record, index).await?;
+            return Err(error.into());
+        }
     }
     let ready = Binding {
         state: BindingState::Ready,
@@ -173,13 +206,16 @@ async fn complete(
     {
         Ok(_) => {}
         Err(StoreError::Missing { .. }) => return Err(withdrawn()),
-        // Another request like this one got there first, or an unbind did.
-        Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {
+        // Another request like this one got there first, or an unbind did; or it is not known.
+        Err(failed @ (StoreError::Conflict { .. } | StoreError::Ambiguous { .. })) => {
             let entry = broker
                 .store
                 .get(&key, Read::Quorum)
                 .await?
                 .ok_or_else(withdrawn)?;
+            if entry.index == index {
+                return Err(failed.into());
+            }
             if parse(&entry.value)? != ready {
                 return Err(withdrawn());
             }
@@ -188,6 +224,26 @@ async fn complete(
     }
     tracing::info!(instance = %command.instance, binding = %command.binding, role = username, "bound");
     Ok(bound)
+}
+
+/// A handler that stood still may have written a binding of an instance that is gone, or is going: nobody would delete it.
+async fn take_back_without_instance(
+    broker: &Broker,
+    command: &Bind,
+    record: &Record,
+    index: Index,
+) -> Result<(), Error> {
+    let lives = read_record(broker, &command.instance)
+        .await?
+        .is_some_and(|current| {
+            current.record.incarnation == record.incarnation && current.record.state == State::Active
+        });
+    if !lives {
+        let key = keyspace::binding(&command.instance, &command.binding);
+        gone_or_other(broker.store.compare_and_delete(&key, index).await)?;
+        act::remove_directories(&*broker.store, &command.instance).await?;
+    }
+    Ok(())
 }
 
 fn credentials(

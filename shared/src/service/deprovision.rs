@@ -43,10 +43,15 @@ pub enum Deprovisioned {
 /// `Gone` when there is no such instance, and what [`Error`] says of the store and of waiting.
 pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Deprovisioned, Error> {
     command.patience.check()?;
+    let mut meant = None;
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
             return Err(Error::Gone("there is no such instance".to_owned()));
         };
+        // A handler that stood still for long may find another life of the instance: that one nobody asked to end.
+        if *meant.get_or_insert(current.record.incarnation) != current.record.incarnation {
+            return Ok(Deprovisioned::Done);
+        }
         if let Some(operation) = under_way(&current.record) {
             if command.patience == Patience::Polls && push(broker, &command.instance, &operation).await? {
                 return Ok(Deprovisioned::Done);
@@ -125,7 +130,7 @@ async fn finish(
             operation: operation_name(operation),
         });
     }
-    match wait::until_ended(broker, &command.instance).await? {
+    match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Deprovisioned::Done),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
     }

@@ -10,7 +10,10 @@ use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
     cells::Cell,
-    decide::placement::{self, Wanted},
+    decide::{
+        active,
+        placement::{self, Wanted},
+    },
     effect::{PortFact, StartAnswer},
     error::Error,
     ids::{Incarnation, InstanceId},
@@ -103,6 +106,9 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         operation: Some(operation.clone()),
         last_operation: None,
     };
+    if active::is_somebody_elses(&record, &cluster) {
+        return Err(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));
+    }
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
     let first = walk.decide(&record)?;
     mark(broker, &command.instance, incarnation, &operation).await?;
@@ -224,7 +230,7 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
             operation: operation_name(operation),
         });
     }
-    match wait::until_ended(broker, &command.instance).await? {
+    match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Provisioned::Created),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
     }

@@ -60,11 +60,17 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         check(command, plan)?;
     }
     command.patience.check()?;
+    let mut meant = None;
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
             return Err(Error::NotFound("there is no such instance".to_owned()));
         };
         let record = &current.record;
+        if *meant.get_or_insert(record.incarnation) != record.incarnation {
+            return Err(Error::Concurrency(
+                "the instance was taken away and made again meanwhile".to_owned(),
+            ));
+        }
         if record.state == State::Deleting {
             return Err(Error::Concurrency(
                 "the instance is being deprovisioned".to_owned(),
@@ -146,7 +152,10 @@ async fn begin_update(
                 instance = %command.instance, operation = %operation.id, node_count,
                 identity = command.originating_identity, "update accepted"
             );
-            advance_from(broker, Current { record: next, index }).await?;
+            // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
+            if let Err(error) = advance_from(broker, Current { record: next, index }).await {
+                tracing::warn!(instance = %command.instance, %error, "the first steps of an update were not taken");
+            }
             finish(broker, command, &operation).await.map(Some)
         }
         // It moved; or our write came through, and is found as under way.
@@ -163,7 +172,7 @@ async fn finish(broker: &Broker, command: &Update, operation: &Operation) -> Res
             operation: operation_name(operation),
         });
     }
-    match wait::until_ended(broker, &command.instance).await? {
+    match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Updated::Done),
         wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
     }

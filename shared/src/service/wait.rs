@@ -9,7 +9,7 @@ use crate::{
     broker::Broker,
     error::Error,
     ids::InstanceId,
-    record::{Operation, OperationState},
+    record::{Operation, OperationKind, OperationState},
 };
 
 /// How often an instance is looked at while somebody waits. A bootstrap takes about 3 s.
@@ -17,29 +17,43 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// How an operation went that somebody waited for.
 pub(super) enum Ended {
-    /// As asked for, or its instance is gone.
+    /// As asked for.
     Well,
     /// It was given up.
     Badly(Operation),
 }
 
-/// Advances an instance until its operation has ended.
+/// Advances an instance until this operation has ended.
 ///
 /// # Errors
-/// `Timeout` with what is still missing: the operation goes on, and the same request joins it again.
-pub(super) async fn until_ended(broker: &Broker, id: &InstanceId) -> Result<Ended, Error> {
+/// `Timeout` with what is still missing: the operation goes on, and the same request joins it again. `Concurrency` when
+/// the instance was taken away meanwhile, or another operation took this one's place.
+pub(super) async fn until_ended(
+    broker: &Broker,
+    id: &InstanceId,
+    operation: &Operation,
+) -> Result<Ended, Error> {
     let end = Instant::now() + broker.settings.synchronous_wait;
     let mut latest = String::from("the broker's store did not answer");
     loop {
         match advance(broker, id).await {
-            Ok(None) => return Ok(Ended::Well),
-            Ok(Some(pass)) if pass.is_gone() => return Ok(Ended::Well),
+            Ok(None) => return gone(operation),
+            Ok(Some(pass)) if pass.is_gone() => return gone(operation),
             Ok(Some(Pass { record, .. })) => match (&record.operation, &record.last_operation) {
-                (Some(operation), _) => latest.clone_from(&operation.description),
-                (None, Some(last)) if last.state == OperationState::Failed => {
-                    return Ok(Ended::Badly(last.clone()));
+                (Some(current), _) if current.id == operation.id => latest.clone_from(&current.description),
+                (_, Some(last)) if last.id == operation.id => {
+                    let failed = last.state == OperationState::Failed;
+                    return Ok(if failed {
+                        Ended::Badly(last.clone())
+                    } else {
+                        Ended::Well
+                    });
                 }
-                (None, _) => return Ok(Ended::Well),
+                _ => {
+                    return Err(Error::Concurrency(
+                        "another operation took the place of this one".to_owned(),
+                    ));
+                }
             },
             // The operation does not depend on this request; a store that is away for a moment ends nothing.
             Err(Error::Store(_)) => {}
@@ -52,4 +66,14 @@ pub(super) async fn until_ended(broker: &Broker, id: &InstanceId) -> Result<Ende
         }
         sleep(PAUSE).await;
     }
+}
+
+/// An instance that is gone is what a deprovision asks for, and nothing else does.
+fn gone(operation: &Operation) -> Result<Ended, Error> {
+    if operation.kind == OperationKind::Deprovision {
+        return Ok(Ended::Well);
+    }
+    Err(Error::Concurrency(
+        "the instance was deprovisioned meanwhile".to_owned(),
+    ))
 }

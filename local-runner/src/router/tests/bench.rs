@@ -20,7 +20,7 @@ use tests::{etcd::EtcdServer, ports::free_port, wait::eventually};
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -44,8 +44,9 @@ impl Directory {
         Self(tempfile::Builder::new().prefix("router-").tempdir().unwrap())
     }
 
+    /// A path that is longer than the address of a socket may be.
     pub(super) fn path(&self) -> PathBuf {
-        self.0.path().join("state")
+        self.0.path().join("x".repeat(100)).join("state")
     }
 
     pub(super) fn haproxies(&self) -> Vec<Process> {
@@ -225,33 +226,50 @@ pub(super) fn member(address: SocketAddr, role: &str) -> String {
     )
 }
 
+/// A router with this state directory.
+pub(super) fn settings(directory: &Path) -> Settings {
+    Settings {
+        bind_address: "127.0.0.1".parse().unwrap(),
+        haproxy: "/usr/sbin/haproxy".into(),
+        state_directory: directory.to_owned(),
+        max_connections: 500,
+    }
+}
+
 /// A router that runs in a task.
 pub(super) struct Running {
     task: JoinHandle<()>,
     stop: oneshot::Sender<()>,
+    ready: watch::Receiver<bool>,
 }
 
 impl Running {
-    /// Starts a router and waits until it is ready.
+    /// Starts a router.
     pub(super) async fn start(directory: &Path, keys: &Keys) -> Self {
-        let settings = Settings {
-            bind_address: "127.0.0.1".parse().unwrap(),
-            haproxy: "/usr/sbin/haproxy".into(),
-            state_directory: directory.to_owned(),
-            max_connections: 500,
-        };
-        let store = Arc::clone(&keys.0);
-        let router = Router::start(settings, store).await.unwrap();
-        let mut ready = router.ready();
+        Self::start_with(settings(directory), keys).await
+    }
+
+    pub(super) async fn start_with(settings: Settings, keys: &Keys) -> Self {
+        let router = Router::start(settings, keys.0.clone()).await.unwrap();
+        let ready = router.ready();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(router.run(async {
             let _ = stopped.await;
         }));
-        timeout(PATIENCE, ready.wait_for(|ready| *ready))
+        Self { task, stop, ready }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// Waits until it is ready.
+    pub(super) async fn ready(mut self) -> Self {
+        timeout(PATIENCE, self.ready.wait_for(|ready| *ready))
             .await
             .expect("the router becomes ready")
             .expect("the router runs");
-        Self { task, stop }
+        self
     }
 
     /// Ends the router as a crash would: HAProxy stays.
@@ -300,7 +318,8 @@ impl Bench {
     }
 
     pub(super) async fn start_router(&mut self) {
-        self.router = Some(Running::start(&self.directory.path(), &self.keys).await);
+        let router = Running::start(&self.directory.path(), &self.keys).await;
+        self.router = Some(router.ready().await);
     }
 
     /// What is left in the state directory.

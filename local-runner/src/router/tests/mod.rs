@@ -1,8 +1,10 @@
 //! Tests of the router: of the rules that make routes, and of the whole with real HAProxy and real etcd.
 
 mod bench;
+mod churn;
 mod properties;
 mod rules;
 mod serving;
+mod succession;
 mod trouble;
 mod view;

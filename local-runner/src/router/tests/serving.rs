@@ -119,3 +119,24 @@ async fn a_clean_stop_leaves_nothing() {
     bench.start_router().await;
     leads_to(port, &a).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaders_may_be_host_names_or_have_credentials_in_their_address() {
+    let bench = Bench::start().await;
+    let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
+    bench.keys.cluster("i1", port, &a, &b).await;
+    leads_to(port, &a).await;
+    let number = b.address.port();
+    let value =
+        format!(r#"{{"conn_url":"postgres://user:p%40ss@localhost:{number}/postgres","role":"master"}}"#);
+    bench.keys.set("/service/i1/members/b", &value).await;
+    bench.keys.lead("i1", &b).await;
+    let mut session = leads_to(port, &b).await;
+    // A name that is not known leads nowhere, and disturbs no other.
+    let value = r#"{"conn_url":"postgres://nobody.invalid:5432/postgres","role":"master"}"#;
+    bench.keys.set("/service/i1/members/b", value).await;
+    session.ends().await;
+    leads_nowhere(port).await;
+    bench.keys.lead("i1", &a).await;
+    leads_to(port, &a).await;
+}

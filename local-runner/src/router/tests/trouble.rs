@@ -7,8 +7,10 @@ use shared::{ids::Port, keyspace};
 use tests::wait::eventually;
 use tokio::net::TcpListener;
 
-use super::bench::{Bench, PATIENCE, Server, Session, leads_nowhere, leads_to, port, reached};
-use crate::router::{Router, Settings, error::RouterError};
+use super::bench::{
+    Bench, PATIENCE, Running, Server, Session, leads_nowhere, leads_to, port, reached, settings,
+};
+use crate::router::Settings;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_somebody_else_has_harms_no_other_and_is_taken_up_when_it_is_free() {
@@ -110,62 +112,6 @@ async fn haproxy_is_started_again_when_it_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_router_takes_over_the_haproxy_of_one_that_crashed() {
-    let mut bench = Bench::start().await;
-    let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
-    bench.keys.cluster("i1", port, &a, &b).await;
-    let kept = leads_to(port, &a).await;
-    let second = super::bench::port();
-    bench.keys.cluster("i2", second, &a, &b).await;
-    let mut stale = leads_to(second, &a).await;
-    let master = bench.directory.master();
-
-    bench.router.take().unwrap().crash().await;
-    assert_eq!(reached(port).await.as_deref(), Some("a"));
-    // What nobody has seen.
-    bench.keys.lead("i2", &b).await;
-    let third = super::bench::port();
-    bench.keys.cluster("i3", third, &b, &a).await;
-
-    let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
-    let clients = tokio::spawn(async move {
-        while ended.try_recv().is_err() {
-            assert_eq!(Session::open(port).await.unwrap().server, "a");
-        }
-    });
-    bench.start_router().await;
-    stale.ends().await;
-    assert_eq!(reached(second).await.as_deref(), Some("b"));
-    leads_to(third, &b).await;
-    end.send(()).unwrap();
-    clients.await.unwrap();
-    assert!(kept.is_open());
-    assert_eq!(bench.directory.master(), master);
-
-    // And it looks after a process that is not its child.
-    kill_process(master, Signal::KILL).unwrap();
-    leads_to(port, &a).await;
-    bench.router.take().unwrap().stop().await;
-    assert_eq!(bench.directory.haproxies(), []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_haproxy_that_does_not_answer_is_replaced() {
-    let mut bench = Bench::start().await;
-    let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
-    bench.keys.cluster("i1", port, &a, &b).await;
-    leads_to(port, &a).await;
-    bench.router.take().unwrap().crash().await;
-    let master = bench.directory.master();
-    for process in bench.directory.haproxies() {
-        kill_process(process.pid, Signal::STOP).unwrap();
-    }
-    bench.start_router().await;
-    leads_to(port, &a).await;
-    assert_ne!(bench.directory.master(), master);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_hangs_is_replaced() {
     let bench = Bench::start().await;
     let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
@@ -231,29 +177,48 @@ async fn corrupt_values_harm_nobody_else() {
     leads_to(unowned, &b).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_router_does_not_start_in_the_same_directory() {
-    let bench = Bench::start().await;
-    let settings = Settings {
-        bind_address: "127.0.0.1".parse().unwrap(),
-        haproxy: "/usr/sbin/haproxy".into(),
-        state_directory: bench.directory.path(),
-        max_connections: 500,
-    };
-    let second = Router::start(settings, bench.keys.0.clone()).await;
-    assert!(matches!(second, Err(RouterError::Busy { .. })));
-    assert_eq!(bench.directory.haproxies().len(), 2);
-}
+/// Takes a port just before HAProxy starts or reloads, when it is known to be free.
+const INTRUDER: &str = r#"#!/bin/bash
+if [ -f ../intrude ]; then
+    exec 250< <(exec /usr/bin/python3 -c '
+import os, socket, sys, time
+os.closerange(3, 1000)
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+print("listening", flush=True)
+time.sleep(4)' "$(cat ../intrude)")
+    read -u 250; exec 250<&-
+fi
+exec -a "$0" /usr/sbin/haproxy "$@"
+"#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_haproxy_no_router_starts() {
-    let bench = Bench::without_router().await;
+async fn a_port_that_is_taken_in_the_last_moment_harms_no_other() {
+    let mut bench = Bench::without_router().await;
+    let (a, b) = (Server::start("a").await, Server::start("b").await);
+    let (before, taken, after) = (port(), port(), port());
+    bench.keys.cluster("i1", before, &a, &b).await;
+    let outside = bench.directory.path().parent().unwrap().to_owned();
+    std::fs::create_dir_all(&outside).unwrap();
+    let wrapper = outside.join("haproxy");
+    std::fs::write(&wrapper, INTRUDER).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let settings = Settings {
-        bind_address: "127.0.0.1".parse().unwrap(),
-        haproxy: "/nonexistent/haproxy".into(),
-        state_directory: bench.directory.path(),
-        max_connections: 500,
+        haproxy: wrapper,
+        ..settings(&bench.directory.path())
     };
-    let router = Router::start(settings, bench.keys.0.clone()).await;
-    assert!(matches!(router, Err(RouterError::Haproxy { .. })));
+    let router = Running::start_with(settings, &bench.keys).await.ready().await;
+    bench.router = Some(router);
+    let session = leads_to(before, &a).await;
+
+    std::fs::write(outside.join("intrude"), taken.to_string()).unwrap();
+    bench.keys.cluster("i2", taken, &a, &b).await;
+    bench.keys.cluster("i3", after, &b, &a).await;
+    leads_to(after, &b).await;
+    leads_to(before, &a).await;
+    assert!(session.is_open());
+    assert_eq!(reached(taken).await, None);
+    // The same at a start.
+    kill_process(bench.directory.master(), Signal::KILL).unwrap();
+    leads_to(after, &b).await;
+    leads_to(before, &a).await;
 }

@@ -37,7 +37,7 @@ fn a_plan_has_the_documented_cluster() {
     );
     let config = load(&yaml).unwrap();
     let (service, plan) = config.catalog.plan("s", "p").unwrap();
-    assert!(service.bindable && service.instances_retrievable && service.bindings_retrievable);
+    assert!(service.bindable && !service.instances_retrievable && !service.bindings_retrievable);
     assert!(!service.plan_updateable && !service.allow_context_updates && !plan.binding_rotatable);
     assert!(plan.free);
     let cluster = Cluster {

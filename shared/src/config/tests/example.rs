@@ -86,7 +86,7 @@ services:
 ";
     let config = load(&yaml).unwrap();
     let service = &config.catalog.services()[0];
-    assert!(service.plan_updateable);
+    assert!(!service.plan_updateable);
     let metadata = serde_json::json!({
         "displayName": "postgresql 9.4",
         "providerDisplayName": "Stark & Wayne LLC",

@@ -289,7 +289,8 @@ proptest! {
             }
             Some(OperationState::InProgress) => prop_assert!(false, "ended in progress"),
             None => {
-                prop_assert!(case.now < operation.deadline);
+                let asks = |effect: &Effect| matches!(effect, Effect::Prepare | Effect::AskReplication);
+                prop_assert!(case.now < operation.deadline || decision.effects.iter().any(asks));
                 prop_assert_eq!(decision.record.operation.as_ref().map(|o| o.id), Some(operation.id));
                 prop_assert_eq!(&decision.record.last_operation, &case.record.last_operation);
             }

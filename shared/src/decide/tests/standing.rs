@@ -8,7 +8,7 @@ use super::fixture::{Case, DEADLINE, cells, member, node, object, plan, port};
 use crate::{
     cluster::Member,
     effect::Effect,
-    record::{OperationState, Phase},
+    record::{OperationState, Phase, PortClaim},
 };
 
 const ADVICE: &str = "Delete the instance, or send the same request again to go on with it.";
@@ -173,6 +173,16 @@ fn the_plans_settings_come_at_the_end() {
 }
 
 #[test]
+fn a_node_that_cannot_be_removed_does_not_keep_the_plans_settings_from_coming() {
+    let case = Case::standing(3).phase(3, Phase::Leaving).silent(3).with(|case| {
+        case.record.node_count = 2;
+        case.cluster.config = Some(json!({"ttl": 30, "loop_wait": 2}));
+    });
+    let configure = Effect::Configure(object(&json!({"loop_wait": 10})));
+    assert_waits(&case, &[configure, Effect::Remove(node(3))]);
+}
+
+#[test]
 fn patroni_is_quick_while_the_cluster_grows() {
     let growing = Case::assigned(2).led_by(1).with(|case| {
         case.facts.prepared = Some(Ok(()));
@@ -204,7 +214,7 @@ fn at_the_deadline_it_fails_with_what_is_missing() {
             ),
         ),
         (
-            patroni_3(),
+            patroni_3().with(|case| case.facts.replication = Some(BTreeMap::new())),
             format!(
                 "not finished in time: node {} on cell c2 does not stream from the leader (not connected). {ADVICE}",
                 node(2)
@@ -228,6 +238,32 @@ fn at_the_deadline_it_fails_with_what_is_missing() {
         assert_eq!(decision.effects.last(), Some(&Effect::Unmark));
         assert_eq!(decision.starts(), []);
     }
+}
+
+#[test]
+fn what_can_be_asked_is_asked_before_a_failure() {
+    // No handler has looked for a long time.
+    let late = |case: Case| case.after(10 * DEADLINE);
+    let unasked = late(Case::standing(2).with(|case| case.facts.prepared = None));
+    assert_waits(&unasked, &[Effect::Prepare]);
+    let unasked = late(patroni_3());
+    assert_waits(&unasked, &[Effect::AskReplication]);
+    let good = late(patroni_3().with(|case| case.facts.replication = seen_by_leader("streaming")));
+    assert_eq!(good.decide().told().0, OperationState::Succeeded);
+}
+
+#[test]
+fn what_cannot_be_asked_does_not_put_a_failure_off() {
+    let case = Case::standing(2).after(DEADLINE).with(|case| {
+        case.facts.prepared = None;
+        case.record.port = PortClaim::Candidate {
+            port: port(30000),
+            misses: 0,
+        };
+    });
+    let decision = case.decide();
+    assert_eq!(decision.told().0, OperationState::Failed);
+    assert_eq!(decision.effects, [Effect::Unmark]);
 }
 
 #[test]

@@ -84,8 +84,10 @@ fn nobody_leaves_while_nobody_leads() {
 fn the_one_that_does_not_run_leaves_first_then_one_of_the_fullest_zone() {
     let lame = Case::update(3, 2).publishes(2, member("stopped", "replica"));
     assert_eq!(lame.decide().leaving(), [node(2)]);
-    // c1 and c4 share a zone; node 1 leads.
+    // c1 and c4 share a zone.
     assert_eq!(Case::update(4, 3).decide().leaving(), [node(4)]);
+    let led_by_4 = Case::update(4, 3).streams(1).led_by(4);
+    assert_eq!(led_by_4.decide().leaving(), [node(1)]);
 }
 
 #[test]
@@ -162,6 +164,7 @@ fn a_node_that_is_gone_is_retired_and_tidied_up_after() {
     let decision = gone.decide();
     assert_eq!(decision.record.retired, [node(3)]);
     assert!(decision.has(&Effect::Forget(vec![node(3)])));
+    assert!(decision.has(&Effect::SweepProjections));
     assert_eq!(
         decision.told(),
         (OperationState::Succeeded, "master running; replicas running")
@@ -199,6 +202,10 @@ fn a_leader_that_leaves_hands_over_to_one_that_streams() {
     let nobody = lame.publishes(3, member("running", "replica"));
     let switches = |effect: &Effect| matches!(effect, Effect::Switchover { .. });
     assert!(!nobody.decide().effects.iter().any(switches));
+
+    // Nobody else goes meanwhile either.
+    let two = moving.clone().phase(3, Phase::Leaving).passed_over(3);
+    assert_eq!(two.decide().removes(), []);
 
     let handed_over = moving.led_by(2).passed_over(1);
     let decision = handed_over.decide();

@@ -1,0 +1,97 @@
+//! A handler that stands still before one of its writes or calls, and goes on long after others have ended its operation,
+//! when the instance may be gone, or be another one of the same id.
+
+use std::sync::Arc;
+
+use shared::record::OperationState;
+use tests::simulation::{Accident, Fate, Layout, Process, World, audit};
+
+use crate::story::{Carrier, STORIES, Story, id, kind, settle};
+
+/// What happens while the handler stands still, after its operation has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meanwhile {
+    Nothing,
+    /// The instance is taken away.
+    Gone,
+    /// The instance is taken away, and one of the same id is made.
+    Again,
+}
+
+impl Meanwhile {
+    fn happen(self, world: &Arc<World>) {
+        let handler = kind(world);
+        let end = || handler.ask(handler.poll_to_the_end(&id())).unwrap();
+        if self != Self::Nothing && world.record(&id()).is_some() {
+            handler.ask(handler.deprovision(&id())).unwrap().unwrap();
+            end();
+        }
+        if self == Self::Again {
+            handler.ask(handler.provision(&id(), 2)).unwrap().unwrap();
+            assert_eq!(end().unwrap().state, OperationState::Succeeded);
+        }
+    }
+}
+
+fn run(story: Story, at: usize, meanwhile: Meanwhile) -> bool {
+    let world = story.world(Layout::default());
+    let freeze = Accident::Freezes { seconds: None };
+    let handler = world.handler(Process::new("frozen", Fate::Once(at, freeze)));
+    let mut told: std::pin::Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(story.tell(&handler));
+    if handler.run(&mut told).is_some() {
+        return false;
+    }
+    if story.has_begun(&world) {
+        story.carry_on(&world, Carrier::Reconcile);
+    }
+    settle(&world);
+    meanwhile.happen(&world);
+    let before = world.record(&id());
+    world.pass(100);
+    handler.process().thaw();
+    handler.run(&mut told).unwrap();
+    settle(&world);
+    audit::assert_in_order(&world);
+    if meanwhile == Meanwhile::Again {
+        let after = world.record(&id()).unwrap();
+        // A request that stood still before it was written down is a request like any other when it goes on; but never
+        // does an older one undo what a newer one has made.
+        let before = before.unwrap();
+        assert_eq!((after.incarnation, after.port), (before.incarnation, before.port));
+    }
+    true
+}
+
+fn each(meanwhile: Meanwhile) {
+    for story in STORIES {
+        let mut at = 1;
+        loop {
+            let run = || run(story, at, meanwhile);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                Ok(true) => at += 1,
+                Ok(false) => break,
+                Err(panic) => {
+                    println!("{story:?}: frozen at {at}, meanwhile {meanwhile:?}");
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        }
+        println!("{story:?}: frozen at each of {} writes and calls", at - 1);
+        assert!(at > 8);
+    }
+}
+
+#[test]
+fn a_handler_that_wakes_up_late_finds_its_work_done() {
+    each(Meanwhile::Nothing);
+}
+
+#[test]
+fn a_handler_that_wakes_up_after_its_instance_leaves_nothing_behind() {
+    each(Meanwhile::Gone);
+}
+
+#[test]
+fn a_handler_that_wakes_up_in_another_life_of_its_instance_does_not_touch_it() {
+    each(Meanwhile::Again);
+}

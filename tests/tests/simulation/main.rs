@@ -1,0 +1,11 @@
+//! The life of instances in the simulated world: undisturbed, with a crash at every step, with lost answers, with everything
+//! done twice, with handlers that stand still for minutes, and with many at once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod bindings;
+mod crashes;
+mod freezes;
+mod races;
+mod story;
+mod undisturbed;

@@ -1,0 +1,1 @@
+//! Many handlers at once.

@@ -1,0 +1,176 @@
+//! The operations that tests disturb, and those who carry them on.
+
+use std::sync::Arc;
+
+use shared::{
+    error::Error,
+    ids::InstanceId,
+    record::{OperationState, State},
+    service::{deprovision::Deprovisioned, provision::Provisioned, update::Updated},
+};
+use tests::simulation::{Fate, Handler, Layout, Process, World, audit, instance};
+
+/// An operation, from its request to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Story {
+    /// Two nodes are made.
+    Provision,
+    /// Two nodes become three.
+    Grow,
+    /// Three nodes become two.
+    Shrink,
+    /// Two nodes are taken away.
+    Deprovision,
+    /// An instance is taken away that was being made.
+    DeprovisionHalfMade,
+}
+
+pub(crate) const STORIES: [Story; 5] = [
+    Story::Provision,
+    Story::Grow,
+    Story::Shrink,
+    Story::Deprovision,
+    Story::DeprovisionHalfMade,
+];
+
+/// Who carries an operation on whose handler has died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// Nothing but the schedule.
+    Reconcile,
+    /// Nothing but a client that polls.
+    Polls,
+    /// Nothing but a client that repeats its request.
+    Requests,
+}
+
+pub(crate) const CARRIERS: [Carrier; 3] = [Carrier::Reconcile, Carrier::Polls, Carrier::Requests];
+
+/// More seconds than any operation takes in which nobody is away for long.
+const LONG: usize = 300;
+
+pub(crate) fn id() -> InstanceId {
+    instance("f1")
+}
+
+pub(crate) fn kind(world: &Arc<World>) -> Handler {
+    world.handler(Process::new("kind", Fate::Kind))
+}
+
+impl Story {
+    /// How many nodes there are before, and after.
+    pub(crate) fn nodes(self) -> (usize, usize) {
+        match self {
+            Self::Provision => (0, 2),
+            Self::Grow => (2, 3),
+            Self::Shrink => (3, 2),
+            Self::Deprovision | Self::DeprovisionHalfMade => (2, 0),
+        }
+    }
+
+    /// A world in which it can begin.
+    pub(crate) fn world(self, layout: Layout) -> Arc<World> {
+        let world = World::new(layout);
+        let handler = kind(&world);
+        let before = u32::try_from(self.nodes().0).unwrap();
+        if before > 0 {
+            handler.ask(handler.provision(&id(), before)).unwrap().unwrap();
+            if self == Self::DeprovisionHalfMade {
+                world.tick();
+            } else {
+                let last = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+                assert_eq!(last.state, OperationState::Succeeded, "{last:?}");
+                audit::assert_in_order(&world);
+            }
+        }
+        world
+    }
+
+    /// The request; `true` when it is answered by: it is done.
+    pub(crate) async fn request(self, handler: &Handler) -> Result<bool, Error> {
+        Ok(match self {
+            Self::Provision => !matches!(handler.provision(&id(), 2).await?, Provisioned::Accepted { .. }),
+            Self::Grow => !matches!(handler.update(&id(), 3).await?, Updated::Accepted { .. }),
+            Self::Shrink => !matches!(handler.update(&id(), 2).await?, Updated::Accepted { .. }),
+            Self::Deprovision | Self::DeprovisionHalfMade => match handler.deprovision(&id()).await {
+                Err(Error::Gone(_)) => true,
+                other => other? == Deprovisioned::Done,
+            },
+        })
+    }
+
+    /// The request and the polls up to its end, by one handler.
+    pub(crate) async fn tell(self, handler: &Handler) {
+        if let Ok(false) = self.request(handler).await {
+            handler.poll_to_the_end(&id()).await;
+        }
+    }
+
+    /// Whether the world knows that it was asked for.
+    pub(crate) fn has_begun(self, world: &World) -> bool {
+        match (self, world.record(&id())) {
+            (Self::Provision, record) => record.is_some(),
+            (Self::Grow, record) => record.is_some_and(|record| record.node_count == 3),
+            (Self::Shrink, record) => record.is_some_and(|record| record.node_count == 2),
+            (Self::Deprovision | Self::DeprovisionHalfMade, record) => {
+                record.is_none_or(|record| record.state == State::Deleting)
+            }
+        }
+    }
+
+    fn has_ended(self, world: &World) -> bool {
+        world
+            .record(&id())
+            .is_none_or(|record| record.operation.is_none() && record.state == State::Active)
+    }
+
+    /// Carries it on from wherever it is.
+    pub(crate) fn carry_on(self, world: &Arc<World>, carrier: Carrier) {
+        let handler = kind(world);
+        for _ in 0..LONG {
+            let done = match carrier {
+                Carrier::Reconcile => {
+                    handler.ask(handler.reconcile()).unwrap().unwrap();
+                    self.has_ended(world)
+                }
+                Carrier::Polls => {
+                    // An instance that is gone is not polled, but all that may be said of it is.
+                    let _ = handler.ask(handler.poll(&id())).unwrap();
+                    self.has_ended(world)
+                }
+                Carrier::Requests => handler.ask(self.request(&handler)).unwrap().unwrap_or(false),
+            };
+            if done {
+                return;
+            }
+            world.tick();
+            audit::assert_safe(world);
+        }
+        panic!("{self:?} does not end by {carrier:?}: {:#?}", world.record(&id()));
+    }
+
+    /// Asserts that it ended as asked, or that nothing has happened, and that nothing else is left.
+    pub(crate) fn check(self, world: &Arc<World>, begun: bool) {
+        settle(world);
+        let nodes = world.record(&id()).map_or(0, |record| record.nodes.len());
+        let (before, after) = self.nodes();
+        // What was being made goes on being made.
+        assert_eq!(nodes, if begun { after } else { before }, "begun: {begun}");
+        audit::assert_in_order(world);
+    }
+}
+
+/// Lets the schedule run for as long as anything may be left that runs out or is swept.
+pub(crate) fn settle(world: &Arc<World>) {
+    let handler = kind(world);
+    for _ in 0..LONG {
+        handler.ask(handler.reconcile()).unwrap().unwrap();
+        world.tick();
+        audit::assert_safe(world);
+        if audit::is_at_rest(world) {
+            break;
+        }
+    }
+    world.pass(65);
+    handler.ask(handler.reconcile()).unwrap().unwrap();
+}
