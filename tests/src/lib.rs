@@ -16,6 +16,7 @@ pub mod conformance;
 pub mod etcd;
 pub mod gateway;
 pub mod keys;
+pub mod load;
 mod locks;
 pub mod manual_clock;
 pub mod memory_store;

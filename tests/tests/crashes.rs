@@ -110,7 +110,7 @@ async fn the_broker_dies_at_any_moment() {
     let mut stack = Stack::start(Options::default()).await;
     let before = stack.keys();
     let mut instances = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         let instance = fresh_id();
         let osb = stack.osb();
         let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");

@@ -14,6 +14,7 @@ use serde_json::json;
 use shared::store::Store;
 use tests::{
     osb::{Answer, Osb, PLAN, SERVICE, fresh_id, nodes, send},
+    psql::Session,
     stack::{Options, Stack},
     wait::eventually,
 };
@@ -129,34 +130,43 @@ async fn all_cells_are_down() {
 #[tokio::test]
 async fn a_cell_that_was_just_killed_is_replaced() {
     // Spread over the zones, the cluster would get a node on the only cell of z2.
-    let mut stack = Stack::start(Options {
-        zones: vec!["z1", "z1", "z2"],
-        router: false,
-        ..Options::default()
-    })
-    .await;
+    let mut stack = Stack::start(Options::default()).await;
     let osb = stack.osb();
     let before = stack.keys();
     stack.cells[2].server.kill();
 
     let instance = fresh_id();
-    osb.provision(&instance, &nodes(2)).await.expect(202);
+    osb.make(&instance, &nodes(2)).await;
     let alive = [stack.cells[0].guid.clone(), stack.cells[1].guid.clone()];
     let record = stack.record(&instance).unwrap();
     let mut cells: Vec<_> = record.staying().map(|(_, node)| node.cell.to_string()).collect();
     cells.sort();
     assert_eq!(cells, alive, "{record:?}");
-    eventually("two members", Duration::from_secs(60), async || {
-        let record = stack.record(&instance)?;
-        let running = record
-            .staying()
-            .filter(|(_, node)| node.phase == shared::record::Phase::Running);
-        (running.count() == 2).then_some(())
-    })
-    .await;
+    let bound = osb.bind(&instance, "b").await;
+    Session::open(&bound.expect(201).body["credentials"])
+        .await
+        .unwrap();
 
     // The node that the dead cell was to run may run one day, so that cell must confirm that it will not.
-    osb.deprovision(&instance).await.expect(202);
+    let answer = osb.deprovision(&instance).await;
+    let operation = &answer.expect(202).body["operation"];
+    for answer in [
+        osb.provision(&instance, &nodes(2)).await,
+        osb.bind(&instance, "late").await,
+    ] {
+        assert_eq!(answer.expect(422).body["error"], "ConcurrencyError");
+    }
+    assert_eq!(
+        &osb.deprovision(&instance).await.expect(202).body["operation"],
+        operation
+    );
+    let answer = osb.last_operation(&instance).await;
+    assert_eq!(answer.expect(200).body["state"], "in progress");
+    assert!(
+        answer.description().starts_with("removing nodes: "),
+        "{}",
+        answer.text
+    );
     stack.cells[2].server.restart().await;
     osb.succeeded(&instance).await;
     let after = stack.keys().without_remains(&instance);
