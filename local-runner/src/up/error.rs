@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf};
 use shared::{config::ConfigError, setup::SetupError};
 
 use super::{component::NotStarted, etcd::EtcdError, state_directory::StateDirectoryError};
-use crate::{cell::CellError, port_holder};
+use crate::cell::CellError;
 
 /// Why the stack cannot be started. Each text says what to do about it, as far as that is known.
 #[derive(Debug, thiserror::Error)]
@@ -28,16 +28,16 @@ pub(crate) enum UpError {
     #[error("the configuration cannot be put to work")]
     Setup(#[from] SetupError),
     /// Somebody else listens where a part of the stack is to.
-    #[error("{what} cannot listen on {address}{}; {advice}", port_holder::describe(*address))]
+    #[error("{what} cannot listen on {address}: {reason}; {advice}")]
     Taken {
         /// The part.
         what: String,
         /// Where.
         address: SocketAddr,
+        /// By whom it is held, or what the kernel says.
+        reason: String,
         /// What to do.
         advice: &'static str,
-        /// The kernel's answer.
-        source: io::Error,
     },
     /// etcd cannot be used.
     #[error(transparent)]

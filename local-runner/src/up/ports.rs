@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use super::error::UpError;
+use crate::port_holder;
 
 /// A port that the stack needs.
 #[derive(Debug)]
@@ -27,12 +28,14 @@ pub(super) fn check(needed: Vec<Needed>) -> Result<(), UpError> {
     } in needed
     {
         // std sets SO_REUSEADDR: connections of an earlier process that are still timing out do not count.
-        if let Err(source) = TcpListener::bind(address) {
+        if let Err(error) = TcpListener::bind(address) {
+            let reason =
+                port_holder::find(address).map_or_else(|| error.to_string(), |who| format!("{who} holds it"));
             return Err(UpError::Taken {
                 what,
                 address,
+                reason,
                 advice,
-                source,
             });
         }
     }
