@@ -13,6 +13,7 @@ use crate::{
     broker::Broker,
     cells::{Cell, RemoveAnswer},
     cluster::Cluster,
+    database::NodePasswords,
     decide::dynamic_configuration,
     effect::{Effect, Facts, PortFact, StartAnswer},
     error::Error,
@@ -298,7 +299,11 @@ async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
     let (Some(door), Some(identifier)) = (broker.public_door(scene.record)?, identifier) else {
         return Ok(Finding::Nothing);
     };
-    let prepared = broker.databases.prepare(&door, identifier).await;
+    let nodes = NodePasswords {
+        replication: broker.password(scene.record, Kind::Replication)?,
+        rewind: broker.password(scene.record, Kind::Rewind)?,
+    };
+    let prepared = broker.databases.prepare(&door, identifier, &nodes).await;
     Ok(Finding::Prepared(prepared.map_err(|error| error.to_string())))
 }
 

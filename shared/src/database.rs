@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
-use crate::cell_api::SUPERUSER;
+use crate::cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER};
 
 /// The database that bindings lead to.
 pub const DATABASE: &str = "app";
@@ -41,6 +41,15 @@ pub struct Door {
     pub password: SecretString,
 }
 
+/// The passwords that the nodes of a cluster use among each other.
+#[derive(Debug, Clone)]
+pub struct NodePasswords {
+    /// Of the role that replicas stream with.
+    pub replication: SecretString,
+    /// Of the role that `pg_rewind` connects with.
+    pub rewind: SecretString,
+}
+
 /// What came of creating a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Login {
@@ -59,8 +68,14 @@ pub struct DatabaseError(pub String);
 #[async_trait]
 pub trait Databases: Send + Sync {
     /// Checks that the door leads to the primary of the cluster with this system identifier, and makes the owner role and
-    /// the database unless they are there.
-    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError>;
+    /// the database unless they are there; and the nodes' own roles, which Patroni makes at the end of a bootstrap and
+    /// never again when that was interrupted: then no replica could ever be built.
+    async fn prepare(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        nodes: &NodePasswords,
+    ) -> Result<(), DatabaseError>;
     /// Makes a role that can log in and acts as the owner.
     async fn create_login(
         &self,
@@ -78,7 +93,12 @@ pub struct PostgresDatabases;
 
 #[async_trait]
 impl Databases for PostgresDatabases {
-    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
+    async fn prepare(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        nodes: &NodePasswords,
+    ) -> Result<(), DatabaseError> {
         with_session(door, async |client| {
             let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
             let row = client.query_one(sql, &[]).await.map_err(explain)?;
@@ -91,10 +111,18 @@ impl Databases for PostgresDatabases {
             if in_recovery {
                 return Err(DatabaseError("it leads to a replica".to_owned()));
             }
-            let owner_there = client
-                .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&OWNER])
+            let roles = client
+                .query(
+                    "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)",
+                    &[&[OWNER, REPLICATION_USER, REWIND_USER].as_slice()],
+                )
                 .await;
-            if owner_there.map_err(explain)?.is_none() {
+            let roles: Vec<String> = roles.map_err(explain)?.iter().map(|row| row.get(0)).collect();
+            let lacks = |role: &str| !roles.iter().any(|there| there == role);
+            if lacks(REPLICATION_USER) || lacks(REWIND_USER) {
+                finish_bootstrap(client, nodes).await?;
+            }
+            if lacks(OWNER) {
                 create(client, &format!("CREATE ROLE {OWNER} NOLOGIN")).await?;
             }
             let there = client
@@ -218,6 +246,28 @@ async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
         );
         Ok(())
     })
+}
+
+/// Makes the roles that Patroni makes at the end of a bootstrap, with the same rights.
+async fn finish_bootstrap(client: &Client, nodes: &NodePasswords) -> Result<(), DatabaseError> {
+    tracing::warn!("a bootstrap was interrupted before the nodes had their roles; making them");
+    let verifier = |password: &SecretString| {
+        postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes())
+    };
+    let (replication, rewind) = (verifier(&nodes.replication), verifier(&nodes.rewind));
+    let login = format!("CREATE ROLE {REPLICATION_USER} LOGIN REPLICATION PASSWORD '{replication}'");
+    create(client, &login).await?;
+    create(
+        client,
+        &format!("CREATE ROLE {REWIND_USER} LOGIN PASSWORD '{rewind}'"),
+    )
+    .await?;
+    let grant = format!(
+        "GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_dir(text, boolean, boolean), \
+         pg_catalog.pg_stat_file(text, boolean), pg_catalog.pg_read_binary_file(text), \
+         pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean) TO {REWIND_USER}"
+    );
+    client.batch_execute(&grant).await.map_err(explain)
 }
 
 /// Runs a `CREATE` that somebody else may be running as well.

@@ -10,7 +10,7 @@ use shared::{
     cell_api::StartNode,
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
-    database::{DatabaseError, Databases, Door, Login},
+    database::{DatabaseError, Databases, Door, Login, NodePasswords},
     effect::StartAnswer,
     ids::NodeId,
     patroni_rest::PatroniClient,
@@ -267,7 +267,12 @@ impl PatroniClient for Wire {
 
 #[async_trait]
 impl Databases for Wire {
-    async fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
+    async fn prepare(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        _: &NodePasswords,
+    ) -> Result<(), DatabaseError> {
         let (door, system) = (door.clone(), system_identifier.to_owned());
         let call = move |world: &World| world.prepare(&door, &system);
         self.call("prepare", call, silence, silence).await
