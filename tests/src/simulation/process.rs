@@ -178,7 +178,10 @@ fn any_accident(chance: &mut Chance) -> Accident {
         },
         4 => Accident::LosesAnswer,
         5 => Accident::LosesCall,
-        6 => Accident::ComesLate { seconds },
+        // Later than a marker is left alone, it would be for a look at all records to find.
+        6 => Accident::ComesLate {
+            seconds: seconds.min(50),
+        },
         7 => Accident::IsRefused,
         _ => Accident::Repeats,
     }
