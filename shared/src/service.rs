@@ -8,7 +8,7 @@ pub mod unbind;
 pub mod update;
 mod wait;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     advance::advance,
@@ -19,6 +19,9 @@ use crate::{
     marker::Marker,
     record::{Operation, OperationKind, OperationState, State},
 };
+
+/// Half the time for which a marker is left alone that announces nothing.
+const LATE: SignedDuration = SignedDuration::from_secs(30);
 
 /// How a client takes the end of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,20 @@ async fn mark(
         .store
         .set(&keyspace::operation(id), &marker.to_json(), None)
         .await?;
+    Ok(())
+}
+
+/// Announces an operation again whose handler stood still between its marker and its record: meanwhile the marker may have
+/// been swept, for nobody knew what it announced.
+async fn mark_if_late(
+    broker: &Broker,
+    id: &InstanceId,
+    incarnation: Incarnation,
+    operation: &Operation,
+) -> Result<(), Error> {
+    if broker.clock.now().duration_since(operation.started) > LATE {
+        mark(broker, id, incarnation, operation).await?;
+    }
     Ok(())
 }
 

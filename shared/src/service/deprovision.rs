@@ -1,6 +1,6 @@
 //! `DELETE /v2/service_instances/:id`: takes an instance away (osb-reference.md, 7). It may come at any time.
 
-use super::{Patience, begin, mark, operation_name, push, wait};
+use super::{Patience, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -70,6 +70,7 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
             .await
         {
             Ok(index) => {
+                mark_if_late(broker, &command.instance, next.incarnation, &operation).await?;
                 tracing::info!(
                     instance = %command.instance, incarnation = %next.incarnation, operation = %operation.id,
                     identity = command.originating_identity, "deprovision accepted"

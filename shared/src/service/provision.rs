@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 use tokio::try_join;
 
-use super::{Patience, begin, mark, operation_name, push, wait};
+use super::{Patience, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
@@ -121,6 +121,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         };
         return join(broker, command, current).await;
     };
+    mark_if_late(broker, &command.instance, incarnation, &operation).await?;
     tracing::info!(
         instance = %command.instance, %incarnation, operation = %operation.id, node_count,
         plan = plan.name, identity = command.originating_identity, "provision accepted"
@@ -214,6 +215,7 @@ async fn go_on(broker: &Broker, command: &Provision, current: Current) -> Result
         .await
     {
         Ok(index) => {
+            mark_if_late(broker, &command.instance, record.incarnation, &operation).await?;
             advance_from(broker, Current { record, index }).await?;
             finish(broker, command, &operation).await
         }

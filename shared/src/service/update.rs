@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Patience, begin, mark, operation_name, push, wait};
+use super::{Patience, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -148,6 +148,7 @@ async fn begin_update(
         .await
     {
         Ok(index) => {
+            mark_if_late(broker, &command.instance, next.incarnation, &operation).await?;
             tracing::info!(
                 instance = %command.instance, operation = %operation.id, node_count,
                 identity = command.originating_identity, "update accepted"

@@ -95,7 +95,7 @@ impl Handler {
         panic!(
             "{} does not end:\n{}",
             self.process.name(),
-            self.process.trace().join("\n")
+            self.world.log().join("\n")
         );
     }
 

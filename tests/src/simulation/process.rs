@@ -62,7 +62,6 @@ struct State {
     frozen: Option<Option<Timestamp>>,
     /// Whether others may run between its calls.
     interleaved: bool,
-    trace: Vec<String>,
 }
 
 impl Process {
@@ -85,7 +84,6 @@ impl Process {
             dead: false,
             frozen: None,
             interleaved,
-            trace: Vec::new(),
         };
         Self {
             name: name.to_owned(),
@@ -122,29 +120,20 @@ impl Process {
         self.with(|state| state.frozen = None);
     }
 
-    /// What it did, call by call.
-    #[must_use]
-    pub fn trace(&self) -> Vec<String> {
-        self.with(|state| state.trace.clone())
-    }
-
     fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Counts a call, and says what befalls it.
-    pub(super) fn begins(&self, call: &str) -> Option<Accident> {
+    pub(super) fn begins(&self) -> Option<Accident> {
         self.with(|state| {
             state.calls += 1;
-            let accident = match &mut state.fate {
+            match &mut state.fate {
                 Fate::Kind => None,
                 Fate::Once(at, accident) => (*at == state.calls).then_some(*accident),
                 Fate::Always(accident) => Some(*accident),
                 Fate::Cruel(chance, times) => chance.once_in(*times).then(|| any_accident(chance)),
-            };
-            let befalls = accident.map_or(String::new(), |accident| format!("  <- {accident:?}"));
-            state.trace.push(format!("{:3} {call}{befalls}", state.calls));
-            accident
+            }
         })
     }
 
@@ -189,7 +178,10 @@ fn any_accident(chance: &mut Chance) -> Accident {
         },
         4 => Accident::LosesAnswer,
         5 => Accident::LosesCall,
-        6 => Accident::ComesLate { seconds },
+        // Later than a marker is left alone, it would be for a look at all records to find.
+        6 => Accident::ComesLate {
+            seconds: seconds.min(50),
+        },
         7 => Accident::IsRefused,
         _ => Accident::Repeats,
     }

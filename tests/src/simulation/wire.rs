@@ -91,7 +91,11 @@ impl Wire {
         refused: impl Fn() -> T + Send + Sync,
     ) -> T {
         self.pause().await;
-        let answer = match self.process.begins(name) {
+        let accident = self.process.begins();
+        let befalls = accident.map_or(String::new(), |accident| format!("  <- {accident:?}"));
+        self.world
+            .note(&format!("{}: {name}{befalls}", self.process.name()));
+        let answer = match accident {
             None => call(&self.world),
             Some(Accident::DiesBefore) => self.process.die().await,
             Some(Accident::DiesAfter) => {

@@ -87,6 +87,7 @@ struct State {
     databases: BTreeMap<String, Database>,
     systems: u64,
     late: Vec<(Timestamp, LateCall)>,
+    log: Vec<String>,
 }
 
 type LateCall = Box<dyn FnOnce(&World) + Send>;
@@ -116,6 +117,7 @@ impl World {
             databases: BTreeMap::new(),
             systems: 0,
             late: Vec::new(),
+            log: Vec::new(),
         };
         let world = Self {
             clock,
@@ -192,6 +194,17 @@ impl World {
     pub fn record(&self, id: &InstanceId) -> Option<Record> {
         let entry = now(self.store.get(&keyspace::record(id), Read::Quorum)).unwrap()?;
         Some(Record::parse(&entry.value).unwrap())
+    }
+
+    /// Every call of every process, in their order, with their time.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.with(|state| state.log.clone())
+    }
+
+    pub(super) fn note(&self, event: &str) {
+        let line = format!("{} {event}", self.clock.now());
+        self.with(|state| state.log.push(line));
     }
 
     /// Whether calls are still on their way.
