@@ -115,6 +115,13 @@ fn explain(failure: &str, place: &Place, facts: &Facts) -> String {
         Ok(()) => format!("All logs: {}", file.display()),
         Err(error) => format!("The logs could not be kept in {}: {error}", file.display()),
     };
-    let words = salvage::last_words(&facts.log).join("\n  ");
-    format!("\nThe demo has failed.\n{failure}\n\nThe log's last words:\n  {words}\n\n{kept}")
+    let words: Vec<_> = salvage::last_words(&facts.log)
+        .into_iter()
+        .map(|line| format!("  {line}\n"))
+        .collect();
+    let words = match words.is_empty() {
+        true => String::new(),
+        false => format!("The log's last words:\n{}\n", words.concat()),
+    };
+    format!("\nThe demo has failed.\n{failure}\n\n{words}{kept}")
 }
