@@ -52,9 +52,7 @@ pub(crate) async fn run(mut interrupts: Interrupts) -> Result<ExitCode, AnyError
 }
 
 async fn play(place: &Place, steps: Steps, interrupts: &mut Interrupts) -> Result<ExitCode, AnyError> {
-    steps.line(
-        "A PostgreSQL cluster from nothing: real etcd, Patroni, PostgreSQL and HAProxy on this machine.\n",
-    );
+    steps.line("A PostgreSQL cluster from nothing. All parts are real and run on this machine.\n");
     let mut stack = Stack::prepare(place.settings()?).await?;
     let facts = stack.facts().clone();
     log::to_file(&facts.log)?;

@@ -32,6 +32,9 @@ use crate::{
     steps::Steps,
 };
 
+/// How many cells a stack may have.
+pub(crate) const MOST_CELLS: u8 = 200;
+
 /// The stack.
 pub(crate) struct Stack {
     directory: StateDirectory,
@@ -173,6 +176,14 @@ impl Stack {
     pub(crate) async fn instances(&self) -> Option<usize> {
         let instances = self.store.list(keyspace::INSTANCES, Read::Local).await;
         Some(instances.ok()?.map_or(0, |instances| instances.len()))
+    }
+
+    /// Cells that an earlier stack had, with nodes, and this one has not.
+    pub(crate) fn idle_cells(&self) -> Vec<u8> {
+        let running = u8::try_from(self.cells.len()).unwrap_or(u8::MAX);
+        let beyond = (running.saturating_add(1)..=MOST_CELLS)
+            .filter(|number| processes::has_nodes(&self.directory.cell(*number)));
+        beyond.collect()
     }
 
     /// Stops everything in order, or, once `hurry` is over, by force. Answers whether it was by force. Afterwards
