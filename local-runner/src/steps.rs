@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use console::{StyledObject, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Where the times stand.
@@ -50,7 +51,10 @@ impl Steps {
         let text = text.into();
         let bar = ProgressBar::hidden();
         if self.terminal {
-            bar.set_style(style("{spinner:.cyan} {msg}"));
+            bar.set_style(
+                ProgressStyle::with_template("{spinner:.cyan} {msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
             bar.set_message(text.clone());
             bar.set_draw_target(ProgressDrawTarget::stdout());
             bar.enable_steady_tick(TICK);
@@ -69,11 +73,7 @@ impl Step {
     /// A line that belongs to the step, with the time since its begin.
     pub(crate) fn note(&self, text: &str) {
         let line = format!("    {}", timed(text, WIDTH - 2, self.since.elapsed()));
-        if self.steps.terminal {
-            self.bar.println(line);
-        } else {
-            self.steps.line(&line);
-        }
+        self.bar.suspend(|| self.steps.line(&line));
     }
 
     /// How long it has taken by now.
@@ -84,19 +84,14 @@ impl Step {
     /// The step has succeeded: its last line, and how long it took.
     pub(crate) fn done(mut self, text: &str) -> Duration {
         let took = self.since.elapsed();
-        self.end("{prefix:.green} {msg}", "✓", &timed(text, WIDTH, took));
+        self.end(style("✓").green(), &timed(text, WIDTH, took));
         took
     }
 
-    fn end(&mut self, template: &str, sign: &'static str, text: &str) {
+    fn end(&mut self, sign: StyledObject<&'static str>, text: &str) {
         self.ended = true;
-        if self.steps.terminal {
-            self.bar.set_style(style(template));
-            self.bar.set_prefix(sign);
-            self.bar.finish_with_message(text.to_owned());
-        } else {
-            self.steps.line(&format!("{sign} {text}"));
-        }
+        self.bar.finish_and_clear();
+        self.steps.line(&format!("{sign} {text}"));
     }
 }
 
@@ -104,7 +99,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         if !self.ended {
             let text = self.text.clone();
-            self.end("{prefix:.red} {msg}", "✗", &text);
+            self.end(style("✗").red(), &text);
         }
     }
 }
@@ -121,10 +116,6 @@ pub(crate) fn time(time: Duration) -> String {
 /// A text with a time in a column at the right.
 fn timed(text: &str, width: usize, took: Duration) -> String {
     format!("{text:<width$} {:>7}", time(took))
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 #[cfg(test)]

@@ -52,9 +52,7 @@ pub(crate) async fn run(mut interrupts: Interrupts) -> Result<ExitCode, AnyError
 }
 
 async fn play(place: &Place, steps: Steps, interrupts: &mut Interrupts) -> Result<ExitCode, AnyError> {
-    steps.line(
-        "A PostgreSQL cluster from nothing: real etcd, Patroni, PostgreSQL and HAProxy on this machine.\n",
-    );
+    steps.line("A PostgreSQL cluster from nothing. All parts are real and run on this machine.\n");
     let mut stack = Stack::prepare(place.settings()?).await?;
     let facts = stack.facts().clone();
     log::to_file(&facts.log)?;
@@ -115,6 +113,13 @@ fn explain(failure: &str, place: &Place, facts: &Facts) -> String {
         Ok(()) => format!("All logs: {}", file.display()),
         Err(error) => format!("The logs could not be kept in {}: {error}", file.display()),
     };
-    let words = salvage::last_words(&facts.log).join("\n  ");
-    format!("\nThe demo has failed.\n{failure}\n\nThe log's last words:\n  {words}\n\n{kept}")
+    let words: Vec<_> = salvage::last_words(&facts.log)
+        .into_iter()
+        .map(|line| format!("  {line}\n"))
+        .collect();
+    let words = match words.is_empty() {
+        true => String::new(),
+        false => format!("The log's last words:\n{}\n", words.concat()),
+    };
+    format!("\nThe demo has failed.\n{failure}\n\n{words}{kept}")
 }

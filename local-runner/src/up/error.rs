@@ -13,6 +13,18 @@ pub(crate) enum UpError {
     /// The state directory cannot be used.
     #[error(transparent)]
     StateDirectory(#[from] StateDirectoryError),
+    /// The nodes' user cannot get there.
+    #[error(
+        "the state directory {state_directory} cannot be used: user '{user}', whom Patroni runs as, cannot enter {closed}; choose another one with --state-dir"
+    )]
+    Unreachable {
+        /// The directory.
+        state_directory: PathBuf,
+        /// The user.
+        user: String,
+        /// The first directory on the way that it cannot enter.
+        closed: PathBuf,
+    },
     /// The configuration cannot be read.
     #[error("the configuration {path} cannot be read")]
     Unreadable {

@@ -60,11 +60,9 @@ pub(crate) enum EtcdError {
     Program(String),
     /// It is too new.
     #[error(
-        "the installed etcd {version} ({program}) has no v2 API, which Patroni and the broker need: install etcd 3.4 or 3.5"
+        "the installed etcd {version} has no v2 API, by which the broker and Patroni work: install etcd 3.4 or 3.5"
     )]
     NoV2 {
-        /// What was started.
-        program: PathBuf,
         /// Its version.
         version: String,
     },
@@ -291,7 +289,6 @@ impl Etcd {
 
     fn no_v2(&self) -> EtcdError {
         EtcdError::NoV2 {
-            program: self.program.clone(),
             version: self.version.clone(),
         }
     }

@@ -23,8 +23,9 @@ pub(crate) struct Facts {
     pub(crate) log: PathBuf,
     /// The cells' own directory.
     pub(crate) cells: PathBuf,
+    /// etcd's base URLs.
+    pub(super) etcd: String,
     versions: Versions,
-    etcd: String,
     public_ports: String,
     /// Address and zone of each.
     places: Vec<(String, String)>,

@@ -15,6 +15,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use clap::Args;
 
+use self::stack::MOST_CELLS;
 pub(crate) use self::{
     error::UpError,
     facts::Facts,
@@ -28,7 +29,7 @@ use crate::{interrupts::Interrupts, log, steps::Steps};
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// How many cells, one for each loopback address from 127.0.0.2 on.
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=200))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=i64::from(MOST_CELLS)))]
     cells: u8,
     /// The broker's port on 127.0.0.1.
     #[arg(long, value_name = "PORT", default_value_t = 8888, value_parser = clap::value_parser!(u16).range(1..))]
@@ -79,6 +80,11 @@ pub(crate) async fn run(options: Options, mut interrupts: Interrupts) -> Result<
         () = interrupts.next() => None,
     };
     if let Some(Ok(())) = outcome {
+        for cell in stack.idle_cells() {
+            steps.line(&format!(
+                "! Cell {cell} of an earlier start has nodes, which stay down: --cells {cell} or more brings them up."
+            ));
+        }
         welcome(steps, &facts, stack.instances().await);
         interrupts.next().await;
     }
@@ -111,5 +117,9 @@ fn welcome(steps: Steps, facts: &Facts, instances: Option<usize>) {
             "  curl -X PUT {instance} \\\n    -d {body}\n  curl -X PUT {instance}/service_bindings/me \\\n    -d {body}\n"
         );
     }
+    text += &format!(
+        "  PATRONI_BROKER_KVSTORE_MACHINES={} local-runner service-status\n",
+        facts.etcd
+    );
     steps.line(&format!("{text}\nCtrl-C stops everything; the data stays."));
 }

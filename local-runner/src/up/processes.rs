@@ -53,6 +53,11 @@ pub(super) fn nodes(cells: &Path, user: u32) -> io::Result<Vec<Stat>> {
     Ok(found)
 }
 
+/// Whether a cell's directory holds nodes.
+pub(super) fn has_nodes(cell: &Path) -> bool {
+    children(&cell.join("nodes")).is_ok_and(|nodes| !nodes.is_empty())
+}
+
 /// Ends everything of a stack that runs, at once.
 ///
 /// # Errors

@@ -4,7 +4,7 @@
 //! stack left running when it was killed is taken over. A part that fails later is started again, and the others go on.
 //! **Caveats.** Dropping it lets go of everything as it is, like a kill.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use futures_util::future::join_all;
 use shared::{
@@ -26,11 +26,14 @@ use super::{
 };
 use crate::{
     broker::BrokerServer,
-    cell::{self, Account},
+    cell::{self, Account, CellError},
     process::Stat,
     router::{self, Router},
     steps::Steps,
 };
+
+/// How many cells a stack may have.
+pub(crate) const MOST_CELLS: u8 = 200;
 
 /// The stack.
 pub(crate) struct Stack {
@@ -76,13 +79,17 @@ impl Stack {
     /// # Errors
     /// What is missing or in the way.
     pub(crate) async fn prepare(settings: Settings) -> Result<Self, UpError> {
+        if settings.config.is_none() {
+            // Before anything is made there; a file may name another user, which is looked at below.
+            check_reach(&Account::choose(None)?, &settings.state_directory)?;
+        }
         let directory = StateDirectory::open(&settings.state_directory)?;
         let blueprint = Blueprint::new(settings, &directory, directory.master_key()?)?;
         let config = blueprint.broker()?;
         let mut cells: Vec<_> = blueprint.cells()?.into_iter().map(cell::Settings::of).collect();
         let user = cells.first().and_then(|cell| cell.patroni.user.as_deref());
         let account = Account::choose(user)?;
-        account.check_reach(&directory.cells())?;
+        check_reach(&account, &directory.cells())?;
         let etcd = Etcd::find(directory.etcd(), blueprint.etcd()).await?;
         let haproxy = haproxy(&router::Settings::of(blueprint.router()?.router)).await?;
         let patroni = match cells.first() {
@@ -171,6 +178,14 @@ impl Stack {
         Some(instances.ok()?.map_or(0, |instances| instances.len()))
     }
 
+    /// Cells that an earlier stack had, with nodes, and this one has not.
+    pub(crate) fn idle_cells(&self) -> Vec<u8> {
+        let running = u8::try_from(self.cells.len()).unwrap_or(u8::MAX);
+        let beyond = (running.saturating_add(1)..=MOST_CELLS)
+            .filter(|number| processes::has_nodes(&self.directory.cell(*number)));
+        beyond.collect()
+    }
+
     /// Stops everything in order, or, once `hurry` is over, by force. Answers whether it was by force. Afterwards
     /// nothing is left running.
     ///
@@ -235,6 +250,23 @@ pub(crate) async fn clear(directory: &StateDirectory) -> Result<(), UpError> {
             doing: "killing what was left running",
             source,
         })
+}
+
+/// Checks that the nodes' user gets into a directory, as far as it is there.
+fn check_reach(account: &Account, directory: &Path) -> Result<(), UpError> {
+    let absolute = std::path::absolute(directory).unwrap_or_else(|_| directory.to_owned());
+    let there = absolute.ancestors().find(|path| path.is_dir());
+    match there.map_or(Ok(()), |there| account.check_reach(there)) {
+        Err(CellError::Unreachable {
+            user,
+            directory: closed,
+        }) => Err(UpError::Unreachable {
+            state_directory: absolute,
+            user,
+            closed,
+        }),
+        other => Ok(other?),
+    }
 }
 
 /// HAProxy's version.
