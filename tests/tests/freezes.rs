@@ -1,5 +1,12 @@
 //! Processes that stop where they are, as on a machine that swaps or is moved, and go on later as if nothing had happened.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::time::Duration;
 
 use shared::record::State;

@@ -1,5 +1,12 @@
 //! Clients that wait, as people with curl do: a lenient broker, on a busy machine, with PostgreSQL's durable settings.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{
