@@ -84,11 +84,11 @@ impl Step {
     /// The step has succeeded: its last line, and how long it took.
     pub(crate) fn done(mut self, text: &str) -> Duration {
         let took = self.since.elapsed();
-        self.end(style("✓").green(), &timed(text, WIDTH, took));
+        self.end(&style("✓").green(), &timed(text, WIDTH, took));
         took
     }
 
-    fn end(&mut self, sign: StyledObject<&'static str>, text: &str) {
+    fn end(&mut self, sign: &StyledObject<&'static str>, text: &str) {
         self.ended = true;
         self.bar.finish_and_clear();
         self.steps.line(&format!("{sign} {text}"));
@@ -99,7 +99,7 @@ impl Drop for Step {
     fn drop(&mut self) {
         if !self.ended {
             let text = self.text.clone();
-            self.end(style("✗").red(), &text);
+            self.end(&style("✗").red(), &text);
         }
     }
 }
