@@ -248,12 +248,7 @@ async fn carry_out(
         }
         Effect::Bury => bury(broker, scene).await?,
         Effect::Unmark => {
-            let latest = record.latest_operation().map(|operation| operation.id);
-            // Another life's is of a provision that came too late: this one has the record.
-            let is_over = |marker: &Marker| {
-                marker.incarnation != record.incarnation || Some(marker.operation) == latest
-            };
-            unmark(broker, id, is_over).await?;
+            unmark(broker, record).await?;
             Finding::Nothing
         }
     })
@@ -416,7 +411,12 @@ async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
     // The marker last: it leads reconcile to what a crash leaves here.
     remove_directories(store, id).await?;
     // Whatever was about this life is over. Another life's is of a provision that has seen the record gone.
-    unmark(broker, id, |marker| marker.incarnation == record.incarnation).await?;
+    let key = keyspace::operation(id);
+    if let Some(entry) = store.get(&key, Read::Quorum).await?
+        && Marker::parse(&entry.value).is_none_or(|marker| marker.incarnation == record.incarnation)
+    {
+        gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
+    }
     Ok(Finding::Buried)
 }
 
@@ -466,19 +466,27 @@ async fn write_tombstone(broker: &Broker, record: &Record) -> Result<(), StoreEr
         .map(drop)
 }
 
-/// Deletes the marker of an operation that is over, or of which nothing came.
-async fn unmark(
-    broker: &Broker,
-    id: &InstanceId,
-    is_over: impl Fn(&Marker) -> bool,
-) -> Result<(), StoreError> {
-    let (store, key) = (&*broker.store, keyspace::operation(id));
+/// Deletes the marker of the operation that has ended. Any other one announces something that this handler may know
+/// nothing of, for it may have stood still: it goes only if the record, read after it, has nothing under way.
+async fn unmark(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let (store, id) = (&*broker.store, &record.instance_id);
+    let key = keyspace::operation(id);
     let Some(entry) = store.get(&key, Read::Quorum).await? else {
         return Ok(());
     };
-    let now = broker.clock.now();
-    if Marker::parse(&entry.value).is_none_or(|marker| is_over(&marker) || marker.is_stale(now)) {
-        gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
+    let marker = Marker::parse(&entry.value);
+    let latest = record.latest_operation().map(|operation| operation.id);
+    if marker.is_none_or(|marker| Some(marker.operation) != latest) {
+        let Some(Current { record: current, .. }) = read_record(broker, id).await? else {
+            return Ok(());
+        };
+        // Another life's is of a provision that came too late: this one has the record.
+        let says_nothing = marker.is_none_or(|marker| {
+            marker.incarnation != current.incarnation || marker.is_stale(broker.clock.now())
+        });
+        if !current.is_at_rest() || !says_nothing {
+            return Ok(());
+        }
     }
-    Ok(())
+    Ok(gone_or_other(store.compare_and_delete(&key, entry.index).await)?)
 }

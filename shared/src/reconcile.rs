@@ -18,7 +18,7 @@ use crate::{
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::{Record, State, Tombstone},
+    record::Tombstone,
     store::{Child, Entry, Read, Store, StoreError},
 };
 
@@ -90,16 +90,11 @@ async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Fo
     match advance(broker, id).await? {
         Some(pass) if pass.is_gone() => Ok(Found::default()),
         Some(pass) if pass.record.operation.is_some() => Ok(in_progress),
-        Some(pass) if has_settled(&pass.record) => settle(broker, &pass).await.map(|()| waiting),
+        Some(pass) if pass.record.is_at_rest() => settle(broker, &pass).await.map(|()| waiting),
         // A node leaves, or a deprovision that ran out of time goes on: the marker stays until that is over.
         Some(_) => Ok(waiting),
         None => sweep(broker, id, marker).await.map(|()| waiting),
     }
-}
-
-/// Whether nothing is under way, so that the marker should not be there.
-fn has_settled(record: &Record) -> bool {
-    record.operation.is_none() && record.state == State::Active && !record.somebody_leaves()
 }
 
 /// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not

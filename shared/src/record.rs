@@ -272,6 +272,12 @@ impl Record {
         self.nodes.values().any(|node| node.phase == Phase::Leaving)
     }
 
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_at_rest(&self) -> bool {
+        self.operation.is_none() && self.state == State::Active && !self.somebody_leaves()
+    }
+
     /// The operation that a poll reports: the one under way, otherwise the last one.
     #[must_use]
     pub fn latest_operation(&self) -> Option<&Operation> {

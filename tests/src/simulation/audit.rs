@@ -72,10 +72,7 @@ fn records(world: &World) -> Vec<Record> {
 /// Whether any operation, or removal of a node, is under way.
 #[must_use]
 pub fn is_at_rest(world: &World) -> bool {
-    let rests = |record: &Record| {
-        record.operation.is_none() && record.state == State::Active && !record.somebody_leaves()
-    };
-    records(world).iter().all(rests)
+    records(world).iter().all(Record::is_at_rest)
 }
 
 /// What is not as it should be when all operations have ended and time enough has passed. Empty: everything is there that
