@@ -239,7 +239,7 @@ async fn carry_out(
             Finding::PortReleased
         }
         Effect::DropBindings => {
-            delete_leaves(store, &keyspace::bindings(id)).await?;
+            drop_bindings(broker, record).await?;
             Finding::BindingsDropped
         }
         Effect::ClearScope { leaves, directories } => {
@@ -323,20 +323,24 @@ async fn delete_projection(store: &dyn Store, id: &InstanceId, node: NodeId) -> 
     gone_or_other(store.remove_empty_directory(&keyspace::node(id, node)).await)
 }
 
-/// Deletes the projections of nodes that the instance does not have (any more). What is listed before the record is read
-/// again, and found to be of the same incarnation, cannot be a later incarnation's.
+/// The record as it is now, unless it is another life's. What was listed before that cannot be a later life's.
+async fn still_lives(broker: &Broker, record: &Record) -> Result<Option<Record>, Error> {
+    let current = read_record(broker, &record.instance_id).await?;
+    Ok(current
+        .map(|current| current.record)
+        .filter(|current| current.incarnation == record.incarnation))
+}
+
+/// Deletes the projections of nodes that the instance does not have (any more).
 async fn sweep_projections(broker: &Broker, record: &Record) -> Result<(), Error> {
     let (store, id) = (&*broker.store, &record.instance_id);
     let listed = store.list(&keyspace::nodes(id), Read::Quorum).await?;
     let Some(listed) = listed.filter(|nodes| !nodes.is_empty()) else {
         return Ok(());
     };
-    let Some(Current { record: current, .. }) = read_record(broker, id).await? else {
+    let Some(current) = still_lives(broker, record).await? else {
         return Ok(());
     };
-    if current.incarnation != record.incarnation {
-        return Ok(());
-    }
     let gone = |node: &NodeId| !current.nodes.contains_key(node);
     for node in listed.keys().filter_map(|name| name.parse().ok()).filter(gone) {
         delete_projection(store, id, node).await?;
@@ -351,8 +355,7 @@ async fn sweep_projections(broker: &Broker, record: &Record) -> Result<(), Error
 /// When etcd cannot be read or written.
 pub async fn take_back(broker: &Broker, record: &Record) -> Result<(), Error> {
     let (store, id) = (&*broker.store, &record.instance_id);
-    let current = read_record(broker, id).await?;
-    if current.is_some_and(|current| current.record.incarnation == record.incarnation) {
+    if still_lives(broker, record).await?.is_some() {
         return sweep_projections(broker, record).await;
     }
     for node in record.nodes.keys().chain(&record.retired) {
@@ -365,14 +368,18 @@ pub async fn take_back(broker: &Broker, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
-async fn delete_leaves(store: &dyn Store, directory: &str) -> Result<(), StoreError> {
-    for (name, child) in store.list(directory, Read::Quorum).await?.unwrap_or_default() {
+/// Deletes the bindings that were there before the record is read again, and found to be of the same incarnation.
+async fn drop_bindings(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let (store, id) = (&*broker.store, &record.instance_id);
+    let directory = keyspace::bindings(id);
+    let listed = store.list(&directory, Read::Quorum).await?.unwrap_or_default();
+    if listed.is_empty() || still_lives(broker, record).await?.is_none() {
+        return Ok(());
+    }
+    for (name, child) in listed {
         if let Child::Leaf(entry) = child {
-            gone_or_other(
-                store
-                    .compare_and_delete(&format!("{directory}/{name}"), entry.index)
-                    .await,
-            )?;
+            let key = format!("{directory}/{name}");
+            gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
         }
     }
     Ok(())
