@@ -18,6 +18,11 @@ pub enum Accident {
         /// `None`: until [`Process::thaw`].
         seconds: Option<u32>,
     },
+    /// It stands still right after the call.
+    FreezesAfter {
+        /// `None`: until [`Process::thaw`].
+        seconds: Option<u32>,
+    },
     /// The call is done, but its answer is lost.
     LosesAnswer,
     /// The call does not come through, but nobody says so.
@@ -173,7 +178,10 @@ fn any_accident(chance: &mut Chance) -> Accident {
     match chance.below(9) {
         0 => Accident::DiesBefore,
         1 => Accident::DiesAfter,
-        2 | 3 => Accident::Freezes {
+        2 => Accident::Freezes {
+            seconds: Some(seconds),
+        },
+        3 => Accident::FreezesAfter {
             seconds: Some(seconds),
         },
         4 => Accident::LosesAnswer,

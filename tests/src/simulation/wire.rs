@@ -81,6 +81,11 @@ impl Wire {
         self.process.pause(|| self.world.clock.now()).await;
     }
 
+    fn freeze(&self, seconds: Option<u32>) {
+        let end = |seconds: u32| self.world.clock.now() + Duration::from_secs(seconds.into());
+        self.process.freeze(seconds.map(end));
+    }
+
     /// Makes a call, unless something befalls it. `lost`: what the caller is told when nobody knows; `refused`: when it
     /// certainly was not done.
     async fn call<T: Send>(
@@ -103,11 +108,14 @@ impl Wire {
                 self.process.die().await
             }
             Some(Accident::Freezes { seconds }) => {
-                let until =
-                    seconds.map(|seconds| self.world.clock.now() + Duration::from_secs(seconds.into()));
-                self.process.freeze(until);
+                self.freeze(seconds);
                 self.pause().await;
                 call(&self.world)
+            }
+            Some(Accident::FreezesAfter { seconds }) => {
+                let answer = call(&self.world);
+                self.freeze(seconds);
+                answer
             }
             Some(Accident::LosesAnswer) => {
                 drop(call(&self.world));

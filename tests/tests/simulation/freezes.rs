@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use shared::record::OperationState;
-use tests::simulation::{Accident, Fate, Layout, Process, World, audit};
+use tests::simulation::{Accident, Fate, Layout, Process, World, audit, binding};
 
 use crate::story::{Carrier, STORIES, Story, id, kind, settle};
 
@@ -29,13 +29,13 @@ impl Meanwhile {
         if self == Self::Again {
             handler.ask(handler.provision(&id(), 2)).unwrap().unwrap();
             assert_eq!(end().unwrap().state, OperationState::Succeeded);
+            handler.ask(handler.bind(&id(), &binding("b1"))).unwrap().unwrap();
         }
     }
 }
 
-fn run(story: Story, at: usize, meanwhile: Meanwhile) -> bool {
+fn run(story: Story, at: usize, freeze: Accident, meanwhile: Meanwhile) -> bool {
     let world = story.world(Layout::default());
-    let freeze = Accident::Freezes { seconds: None };
     let handler = world.handler(Process::new("frozen", Fate::Once(at, freeze)));
     let mut told: std::pin::Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(story.tell(&handler));
     if handler.run(&mut told).is_some() {
@@ -58,25 +58,37 @@ fn run(story: Story, at: usize, meanwhile: Meanwhile) -> bool {
         // does an older one undo what a newer one has made.
         let before = before.unwrap();
         assert_eq!((after.incarnation, after.port), (before.incarnation, before.port));
+        let handler = kind(&world);
+        let bound = handler.ask(handler.bind(&id(), &binding("b1"))).unwrap().unwrap();
+        assert!(bound.existed);
     }
     true
 }
 
+/// Before each write or call, and right after it.
+const FREEZES: [Accident; 2] = [
+    Accident::Freezes { seconds: None },
+    Accident::FreezesAfter { seconds: None },
+];
+
 fn each(meanwhile: Meanwhile) {
-    for story in STORIES {
+    for (story, freeze) in STORIES
+        .into_iter()
+        .flat_map(|story| FREEZES.map(|freeze| (story, freeze)))
+    {
         let mut at = 1;
         loop {
-            let run = || run(story, at, meanwhile);
+            let run = || run(story, at, freeze, meanwhile);
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
                 Ok(true) => at += 1,
                 Ok(false) => break,
                 Err(panic) => {
-                    println!("{story:?}: frozen at {at}, meanwhile {meanwhile:?}");
+                    println!("{story:?}: {freeze:?} at {at}, meanwhile {meanwhile:?}");
                     std::panic::resume_unwind(panic);
                 }
             }
         }
-        println!("{story:?}: frozen at each of {} writes and calls", at - 1);
+        println!("{story:?}: {freeze:?} at each of {} writes and calls", at - 1);
         assert!(at > 8);
     }
 }
