@@ -8,7 +8,7 @@
 //! **Caveats.** Patroni is simulated as far as it decides about the life of an instance: its keys and their order, elections,
 //! the cloning of replicas. Data is one name for each cluster, and replicas are never behind.
 //!
-//! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `database`; [`Process`] and `wire` (what one
+//! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `database`, `outside` (what calls to them do); [`Process`] and `wire` (what one
 //! handler sees of the world, and what befalls it), [`Handler`] (its requests), [`Schedule`] (many at once, from a seed),
 //! [`audit`] (what must hold).
 
@@ -19,6 +19,7 @@ mod database;
 mod handler;
 mod immediate;
 mod judgement;
+mod outside;
 mod patroni;
 mod process;
 mod schedule;

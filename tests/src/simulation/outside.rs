@@ -1,0 +1,242 @@
+//! What cells, Patroni and PostgreSQL do when a handler calls them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::{Map, Value};
+use shared::{
+    cell_api::{REST_USER, StartNode},
+    cells::RemoveAnswer,
+    database::{DatabaseError, Door, Login},
+    effect::StartAnswer,
+    ids::{CellGuid, NodeId},
+    keyspace,
+    store::{Read, Store},
+};
+
+use super::{
+    World,
+    cell::{Cell, Life},
+    database::{Database, instance_at, is_target},
+    immediate::now,
+    judgement::{Identity, admit, dismiss},
+    patroni::Patroni,
+    world::State,
+};
+
+impl World {
+    fn at_cell<T>(&self, cell: &CellGuid, change: impl FnOnce(&mut Cell) -> T) -> Option<T> {
+        self.with(|state| state.cells.get_mut(cell).filter(|cell| cell.up).map(change))
+    }
+
+    /// A cell looks at the record before it takes a node in. `Ok`: it may; `Err`: the answer is settled.
+    pub(super) fn examine(
+        &self,
+        cell: &CellGuid,
+        node: NodeId,
+        request: &StartNode,
+    ) -> Result<(), StartAnswer> {
+        let id = identity(cell, node, request);
+        self.recognise(&id)?;
+        admit(self.record(&id.instance).as_ref(), &id)
+            .map_err(|reason| StartAnswer::Unclear(format!("cell {cell} answered 409: {reason}")))
+    }
+
+    /// The node is here already, or never may be, or the cell does not answer.
+    fn recognise(&self, id: &Identity) -> Result<(), StartAnswer> {
+        let cell = &id.cell;
+        let known = self.at_cell(cell, |cell| {
+            if cell.retired.contains(&id.node) {
+                return Some(StartAnswer::Refused("the node is retired".to_owned()));
+            }
+            let held = cell.nodes.get_mut(&id.node)?;
+            held.nudged = true;
+            Some(StartAnswer::Accepted)
+        });
+        let unreachable = StartAnswer::Refused(format!("cell {cell} cannot be reached"));
+        known.unwrap_or(Some(unreachable)).map_or(Ok(()), Err)
+    }
+
+    /// The cell takes a node in that it has looked up.
+    pub(super) fn admit(&self, cell: &CellGuid, node: NodeId, request: &StartNode) -> StartAnswer {
+        let id = identity(cell, node, request);
+        if let Err(settled) = self.recognise(&id) {
+            return settled;
+        }
+        let admitted = self.at_cell(cell, |cell| {
+            if cell.load() >= cell.capacity {
+                return StartAnswer::Refused(format!("cell {} is full", cell.guid));
+            }
+            cell.hold(&self.store, Patroni::new(id, &request.parameters));
+            StartAnswer::Accepted
+        });
+        admitted.unwrap_or_else(|| StartAnswer::Refused(format!("cell {cell} cannot be reached")))
+    }
+
+    pub(super) fn remove(&self, cell: &CellGuid, node: NodeId) -> RemoveAnswer {
+        let unreachable = || RemoveAnswer::NotYet(format!("cell {cell} cannot be reached"));
+        let held = self.at_cell(cell, |cell| {
+            let held = cell
+                .nodes
+                .get(&node)
+                .map(|held| (held.patroni.id.clone(), held.life));
+            if held.is_none() {
+                cell.retired.insert(node);
+            }
+            held
+        });
+        let Some(held) = held else { return unreachable() };
+        let Some((id, life)) = held else {
+            return RemoveAnswer::Gone;
+        };
+        if !matches!(life, Life::Ends { .. }) {
+            let key = format!("{}/leader", keyspace::scope(&id.instance));
+            let leader = now(self.store.get(&key, Read::Quorum))
+                .unwrap()
+                .map(|entry| entry.value);
+            if let Err(reason) = dismiss(self.record(&id.instance).as_ref(), leader.as_deref(), &id) {
+                return RemoveAnswer::NotYet(format!("cell {cell} answered 409: {reason}"));
+            }
+        }
+        let gone = self.at_cell(cell, |cell| {
+            cell.retired.insert(node);
+            let left = cell.stopping_takes;
+            if left == 0 {
+                cell.remove(&self.store, node);
+                return RemoveAnswer::Gone;
+            }
+            if let Some(held) = cell.nodes.get_mut(&node)
+                && !matches!(held.life, Life::Ends { .. })
+            {
+                held.patroni.stop(&self.store);
+                held.life = Life::Ends { left };
+            }
+            RemoveAnswer::NotYet(format!("cell {} is still stopping it", cell.guid))
+        });
+        gone.unwrap_or_else(unreachable)
+    }
+
+    /// The Patroni that answers at this URL.
+    fn at_api<T>(
+        &self,
+        api: &str,
+        call: impl FnOnce(&State, &Patroni) -> Result<T, String>,
+    ) -> Result<T, String> {
+        self.with(|state| {
+            let mut nodes = state.cells.values().flat_map(Cell::running);
+            let patroni = nodes.find(|patroni| patroni.api() == api);
+            patroni.map_or_else(
+                || Err("Patroni did not answer: connection refused".to_owned()),
+                |patroni| call(state, patroni),
+            )
+        })
+    }
+
+    pub(super) fn replication(&self, api: &str) -> Result<BTreeMap<String, String>, String> {
+        self.at_api(api, |state, leader| {
+            let nodes = state.cells.values().flat_map(Cell::running);
+            let standbys = nodes.filter(|patroni| patroni.data == leader.data && patroni.streams());
+            Ok(standbys
+                .map(|patroni| (patroni.name(), "streaming".to_owned()))
+                .collect())
+        })
+    }
+
+    pub(super) fn configure(
+        &self,
+        api: &str,
+        password: &str,
+        patch: &Map<String, Value>,
+    ) -> Result<(), String> {
+        self.at_api(api, |_, patroni| {
+            if patroni.restapi_password != password {
+                return Err(format!("401 for {REST_USER}"));
+            }
+            let key = format!("{}/config", keyspace::scope(&patroni.id.instance));
+            let entry = now(self.store.get(&key, Read::Quorum)).unwrap();
+            let entry = entry.ok_or("there is no configuration")?;
+            let mut config: Map<String, Value> = serde_json::from_str(&entry.value).unwrap();
+            merge(&mut config, patch);
+            let config = Value::Object(config).to_string();
+            now(self.store.compare_and_swap(&key, &config, entry.index, None)).unwrap();
+            Ok(())
+        })
+    }
+
+    pub(super) fn switchover(&self, api: &str, leader: &str, candidate: &str) -> Result<(), String> {
+        self.at_api(api, |state, patroni| {
+            let key = format!("{}/leader", keyspace::scope(&patroni.id.instance));
+            let entry = now(self.store.get(&key, Read::Quorum)).unwrap();
+            let entry = entry.filter(|entry| entry.value == leader);
+            let entry = entry.ok_or("412 leader name does not match")?;
+            let mut nodes = state.cells.values().flat_map(Cell::running);
+            let fits = |node: &Patroni| node.name() == candidate && node.streams() && !node.nofailover;
+            if !nodes.any(fits) {
+                return Err("412 candidate does not exist".to_owned());
+            }
+            let ttl = Some(Duration::from_secs(30));
+            now(self.store.compare_and_swap(&key, candidate, entry.index, ttl)).unwrap();
+            Ok(())
+        })
+    }
+
+    /// The database behind a public port, if it leads anywhere and the password is right.
+    fn behind<T>(
+        &self,
+        door: &Door,
+        call: impl FnOnce(&str, &mut Database) -> T,
+    ) -> Result<T, DatabaseError> {
+        use secrecy::ExposeSecret;
+        let refused = || DatabaseError("connection refused".to_owned());
+        let instance = instance_at(&self.store, door.port).ok_or_else(refused)?;
+        self.with(|state| {
+            let mut nodes = state.cells.values().flat_map(Cell::running);
+            let leader = nodes
+                .find(|patroni| is_target(&self.store, &instance, patroni))
+                .ok_or_else(refused)?;
+            if leader.superuser_password != door.password.expose_secret() {
+                return Err(DatabaseError("password authentication failed".to_owned()));
+            }
+            let system = leader.data.clone().ok_or_else(refused)?;
+            let database = state.databases.entry(system.clone()).or_default();
+            Ok(call(&system, database))
+        })
+    }
+
+    pub(super) fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
+        self.behind(door, |system, database| {
+            if system != system_identifier {
+                return Err(DatabaseError(format!("it leads to another cluster ({system})")));
+            }
+            database.prepared = true;
+            Ok(())
+        })?
+    }
+
+    pub(super) fn create_login(&self, door: &Door, role: &str) -> Result<Login, DatabaseError> {
+        self.behind(door, |_, database| database.create_login(role))?
+    }
+
+    pub(super) fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {
+        self.behind(door, |_, database| database.withdraw_login(role))
+    }
+}
+
+fn identity(cell: &CellGuid, node: NodeId, request: &StartNode) -> Identity {
+    Identity {
+        cell: cell.clone(),
+        instance: request.parameters.patroni_scope.clone(),
+        incarnation: request.parameters.incarnation,
+        node,
+    }
+}
+
+/// As Patroni patches: null removes, objects are merged.
+fn merge(config: &mut Map<String, Value>, patch: &Map<String, Value>) {
+    for (name, value) in patch {
+        match (config.get_mut(name), value) {
+            (_, Value::Null) => drop(config.remove(name)),
+            (Some(Value::Object(there)), Value::Object(patch)) => merge(there, patch),
+            _ => drop(config.insert(name.clone(), value.clone())),
+        }
+    }
+}
