@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
@@ -118,6 +119,12 @@ pub fn settle(record: &Record) -> Vec<Effect> {
         .chain(sweep)
         .chain(unmark(record))
         .collect()
+}
+
+/// Whether a node may be asked for by others than the handler that placed it.
+#[must_use]
+pub fn may_be_asked_again(node: &Node, now: Timestamp) -> bool {
+    now.duration_since(node.assigned).as_secs() >= ASK_AGAIN
 }
 
 /// Gives the operation up. What was just found out is taken in all the same, and nothing new is begun.
@@ -335,7 +342,7 @@ fn remedy(
             let overdue = record
                 .nodes
                 .get(node)
-                .is_some_and(|placed| situation.now.duration_since(placed.assigned).as_secs() >= ASK_AGAIN);
+                .is_some_and(|placed| may_be_asked_again(placed, situation.now));
             (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
         Shortcoming::NotStreaming { .. } | Shortcoming::PortNotReady { .. } => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::try_join;
 
@@ -16,9 +17,11 @@ use crate::{
     },
     effect::{PortFact, StartAnswer},
     error::Error,
-    ids::{Incarnation, InstanceId},
+    ids::{Incarnation, InstanceId, NodeId},
     keyspace, parameters, ports,
-    record::{Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request, SCHEMA, State},
+    record::{
+        Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request, SCHEMA, State,
+    },
     store::{Read, StoreError},
 };
 
@@ -129,7 +132,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     log_transition(&record, &current.record);
     walk.act(&current, first.effects).await?;
     let pass = walk.run(current).await?;
-    if let Some(reason) = hopeless(&pass)
+    if let Some(reason) = hopeless(&pass, broker.clock.now())
         && abandon(broker, pass, reason.to_string()).await?
     {
         return Err(reason);
@@ -253,16 +256,23 @@ fn check_room(broker: &Broker, cells: &[Cell], node_count: u32) -> Result<(), Er
 }
 
 /// Why the first pass of a provision shows that there is no use in going on: no cell took a node, or there is no port.
-fn hopeless(pass: &Pass) -> Option<Error> {
-    if pass.facts.port == PortFact::Exhausted {
+/// Only where it is certain that no other handler has got further.
+fn hopeless(pass: &Pass, now: Timestamp) -> Option<Error> {
+    let record = &pass.record;
+    if pass.facts.port == PortFact::Exhausted && record.port.owned().is_none() {
         let text = "no public port is free: all ports of the range are owned or in quarantine";
         return Some(Error::Unprocessable(text.to_owned()));
     }
-    let answers = || pass.facts.started.values();
-    let all_refused = answers().all(|answer| matches!(answer, StartAnswer::Refused(_)));
-    if pass.record.bootstrapped || !all_refused || pass.facts.started.is_empty() {
+    // Every node was refused to this handler, and nobody else has asked for it: one that leaves is not asked for again.
+    let answer = |node: &NodeId| pass.facts.started.get(node);
+    let hopeless = |(id, node): (&NodeId, &Node)| {
+        let left_alone = node.phase == Phase::Leaving || !active::may_be_asked_again(node, now);
+        matches!(answer(id), Some(StartAnswer::Refused(_))) && left_alone
+    };
+    if record.bootstrapped || record.nodes.is_empty() || !record.nodes.iter().all(hopeless) {
         return None;
     }
+    let answers = || record.nodes.keys().filter_map(answer);
     let reasons: BTreeSet<&str> = answers()
         .filter_map(|answer| match answer {
             StartAnswer::Refused(reason) => Some(reason.as_str()),
