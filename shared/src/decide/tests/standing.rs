@@ -183,6 +183,15 @@ fn a_node_that_cannot_be_removed_does_not_keep_the_plans_settings_from_coming() 
 }
 
 #[test]
+fn more_nodes_than_asked_for_are_no_success() {
+    // One leaves already, which a provision does not wait for; the next one has to follow.
+    let case = Case::standing(3)
+        .phase(3, Phase::Leaving)
+        .with(|case| case.record.node_count = 1);
+    assert_eq!(case.decide().told().0, OperationState::InProgress);
+}
+
+#[test]
 fn patroni_is_quick_while_the_cluster_grows() {
     let growing = Case::assigned(2).led_by(1).with(|case| {
         case.facts.prepared = Some(Ok(()));
