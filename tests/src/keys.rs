@@ -58,13 +58,12 @@ impl Keys {
         self
     }
 
-    /// Without what a deprovision leaves on purpose: the tombstone of this instance, and ports in quarantine.
+    /// Without what deprovisions leave on purpose: tombstones, and ports in quarantine.
     #[must_use]
-    pub fn without_remains(mut self, instance: &str) -> Self {
-        let tombstone = format!("/tombstones/{instance}");
+    pub fn without_remains(mut self) -> Self {
         self.0.retain(|key, value| {
             let quarantined = key.starts_with("/routing/ports/") && value == "quarantine";
-            *key != tombstone && !quarantined
+            !key.starts_with("/tombstones/") && !quarantined
         });
         self
     }

@@ -23,6 +23,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     thread,
+    time::{Duration, Instant},
 };
 
 use shared::{ids::InstanceId, keyspace, record::Record};
@@ -36,6 +37,9 @@ use crate::{
     osb::Osb,
     processes::{self, Process},
 };
+
+/// How long tidying up may take after an instance is gone. A marker that came too late is left alone for some seconds.
+const TIDY: Duration = Duration::from_secs(45);
 
 /// A running installation.
 #[derive(Debug)]
@@ -176,6 +180,24 @@ impl Stack {
         let changes = self.keys().changes_since(before);
         assert!(changes.is_empty(), "{why} left in etcd:\n{}", changes.join("\n"));
         self.assert_no_node(why);
+    }
+
+    /// Asserts that nothing is left of instances that were taken away, beyond what that leaves on purpose. Whoever
+    /// finished it may be a moment behind with tidying up, and with markers of requests that came too late a bit more.
+    ///
+    /// # Panics
+    /// With what is left.
+    pub async fn assert_gone(&self, before: &Keys) {
+        self.assert_no_node("a deprovision");
+        let deadline = Instant::now() + TIDY;
+        loop {
+            let changes = self.keys().without_remains().changes_since(before);
+            if changes.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left in etcd:\n{}", changes.join("\n"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Asserts that no process and no directory of a node is there.

@@ -10,10 +10,9 @@
 use std::collections::BTreeSet;
 
 use tests::{
-    osb::{Answer, OPERATION, fresh_id, nodes},
+    osb::{Answer, fresh_id, nodes},
     psql::{self, Session},
     stack::{Options, Stack},
-    wait::eventually,
 };
 
 /// How many requests are sent at once.
@@ -119,16 +118,7 @@ async fn many_equal_requests_are_one() {
     let expected = |answer: &Answer| matches!(answer.status, 200 | 202 | 410);
     assert!(answers.iter().all(expected), "{answers:?}");
     stack.osb().succeeded(&instance).await;
-    stack.assert_no_node("many deprovisions");
-    // One that came too late may have announced itself before it saw that.
-    eventually("the end of all markers", OPERATION, async || {
-        let changes = stack.keys().without_remains(&instance).changes_since(&before);
-        if let [change, more @ ..] = &*changes {
-            assert!(more.is_empty() && change.contains("/operations/"), "{changes:?}");
-        }
-        changes.is_empty().then_some(())
-    })
-    .await;
+    stack.assert_gone(&before).await;
 }
 
 #[tokio::test]
@@ -151,9 +141,6 @@ async fn different_requests_for_one_id_have_one_winner() {
         let wanted = if first.status == 202 { 1 } else { 2 };
         assert_eq!(stack.record(&instance).unwrap().node_count, wanted);
         one.unmake(&instance).await;
-        let mut after = stack.keys().without_remains(&instance);
-        after.0.retain(|key, _| !key.starts_with("/tombstones/"));
-        assert_eq!(after.changes_since(&before), Vec::<String>::new());
+        stack.assert_gone(&before).await;
     }
-    stack.assert_no_node("all deprovisions");
 }

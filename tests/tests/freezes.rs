@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use shared::record::State;
 use tests::{
-    osb::{OPERATION, fresh_id, nodes, send},
+    osb::{fresh_id, nodes, send},
     psql::Session,
     stack::{Options, Stack},
-    wait::eventually,
 };
 use tokio::time::sleep;
 
@@ -78,14 +77,7 @@ async fn a_broker_that_wakes_up_in_another_life_does_no_harm() {
     for (instance, _) in &instances {
         awake.unmake(instance).await;
     }
-    eventually("nothing but tombstones and quarantine", OPERATION, async || {
-        let after = instances
-            .iter()
-            .fold(stack.keys(), |keys, (instance, _)| keys.without_remains(instance));
-        after.changes_since(&before).is_empty().then_some(())
-    })
-    .await;
-    stack.assert_no_node("all deprovisions");
+    stack.assert_gone(&before).await;
 }
 
 /// A cell that is frozen takes the request to start a node only when it wakes up.
@@ -120,7 +112,5 @@ async fn a_provision_waits_for_a_frozen_cell() {
     stack.router.as_ref().unwrap().resume();
 
     osb.unmake(&instance).await;
-    let after = stack.keys().without_remains(&instance);
-    assert_eq!(after.changes_since(&before), Vec::<String>::new());
-    stack.assert_no_node("a deprovision");
+    stack.assert_gone(&before).await;
 }

@@ -112,7 +112,7 @@ async fn all_cells_are_down() {
     let instance = fresh_id();
     let answer = osb.provision(&instance, &nodes(2)).await;
     assert_try_again(&answer, "cannot be reached");
-    let after = without_heartbeats(&stack).without_remains(&instance);
+    let after = without_heartbeats(&stack).without_remains();
     assert_eq!(after.changes_since(&before), Vec::<String>::new());
     stack.assert_no_node("a provision without cells");
 
@@ -169,9 +169,7 @@ async fn a_cell_that_was_just_killed_is_replaced() {
     );
     stack.cells[2].server.restart().await;
     osb.succeeded(&instance).await;
-    let after = stack.keys().without_remains(&instance);
-    assert_eq!(after.changes_since(&before), Vec::<String>::new());
-    stack.assert_no_node("a deprovision");
+    stack.assert_gone(&before).await;
 }
 
 /// A port range of which all ports but the last `free` ones belong to somebody else.
@@ -201,7 +199,7 @@ async fn refused_for_want_of_a_port(stack: &Stack) {
         "{}",
         answer.text
     );
-    let keys = stack.keys().without_remains(&instance);
+    let keys = stack.keys().without_remains();
     let mut left = keys
         .0
         .iter()
@@ -221,10 +219,7 @@ async fn ports_are_exhausted() {
     osb.unmake(&first).await;
     // Now that port rests.
     refused_for_want_of_a_port(&stack).await;
-    let mut after = stack.keys().without_remains(&first);
-    after.0.retain(|key, _| !key.starts_with("/tombstones/"));
-    assert_eq!(after.changes_since(&before), Vec::<String>::new());
-    stack.assert_no_node("all of this");
+    stack.assert_gone(&before).await;
 }
 
 #[tokio::test]
