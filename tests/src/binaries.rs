@@ -1,11 +1,15 @@
 //! The programs of this workspace, as they were built for tests.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 /// The path of a program, which lies two levels above the tests' own executables: `target/debug/<name>`.
 ///
 /// # Panics
-/// When it was not built.
+/// When it was not built, or not since its sources have changed.
 #[must_use]
 pub fn path(name: &str) -> String {
     let test = std::env::current_exe().expect("the path of this test");
@@ -14,12 +18,25 @@ pub fn path(name: &str) -> String {
         .nth(2)
         .expect("a test's executable lies in target/debug/deps")
         .join(name);
-    assert!(
-        path.is_file(),
-        "{} is not there: run 'cargo build --workspace' first, as 'make test' does",
-        path.display()
-    );
+    let build = "run 'cargo build --workspace' first, as 'make test' does";
+    assert!(path.is_file(), "{} is not there: {build}", path.display());
+    if let Some(source) = newer_source(&path) {
+        panic!("{} is older than {source}: {build}", path.display());
+    }
     path.display().to_string()
+}
+
+/// A source that has changed since the program was built, according to cargo's list of them beside it.
+fn newer_source(program: &Path) -> Option<String> {
+    let changed = |path: &str| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+    let built = changed(program.to_str()?)?;
+    let list = fs::read_to_string(program.with_extension("d")).ok()?;
+    // One line, as in a Makefile. A blank in a path is escaped: such a path is not found, and says nothing.
+    let (_, sources) = list.split_once(": ")?;
+    let mut sources = sources.split_whitespace();
+    sources
+        .find(|source| changed(source).is_some_and(|time| time > built))
+        .map(str::to_owned)
 }
 
 /// A file of this repository, by its path from the top.
