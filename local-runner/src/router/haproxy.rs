@@ -328,6 +328,7 @@ impl Haproxy {
             socket: &socket,
             max_connections: self.settings.max_connections,
             descriptors: getrlimit(Resource::Nofile).maximum,
+            memory: memory(),
             account: self.account,
             targets,
         };
@@ -416,6 +417,12 @@ enum Unloaded {
     Refused,
     Ended(String),
     Stuck,
+}
+
+/// How many bytes of memory the machine has.
+fn memory() -> u64 {
+    let system = rustix::system::sysinfo();
+    system.totalram.saturating_mul(u64::from(system.mem_unit))
 }
 
 // What makes this function unsound is a type whose descriptor changes or is not open; OwnedFd is not one.

@@ -29,6 +29,13 @@ const PREFIX: &str = "instance_";
 /// for each thread.
 const SPARE_DESCRIPTORS: u64 = 400;
 
+/// What a worker takes in bytes, without ports and for each port (HAProxy 2.6 with two threads: 13 MiB and 21 KiB).
+const WORKER_MEMORY: u64 = 16 * 1024 * 1024;
+const PORT_MEMORY: u64 = 24 * 1024;
+/// How many reloads a worker survives at least and at most.
+const FEWEST_REPLACED: u64 = 4;
+const MOST_REPLACED: u64 = 50;
+
 /// What the configuration is made from.
 #[derive(Debug)]
 pub(crate) struct Config<'config> {
@@ -40,6 +47,8 @@ pub(crate) struct Config<'config> {
     pub(crate) max_connections: u32,
     /// How many file descriptors it may have; `None`: any number.
     pub(crate) descriptors: Option<u64>,
+    /// How many bytes of memory the machine has.
+    pub(crate) memory: u64,
     /// Whom the workers run as; `None`: as whoever starts HAProxy.
     pub(crate) account: Option<Account>,
     /// The ports and where they lead.
@@ -68,13 +77,12 @@ impl Config<'_> {
         let Self { socket, targets, .. } = self;
         let connections = self.connections();
         let one_instance = (connections / 4).max(1);
+        let replaced = self.replaced_workers();
         let account = self.account.map_or_else(String::new, |account| {
             format!("    uid {}\n    gid {}\n", account.uid, account.gid)
         });
         // noreuseport: two HAProxys must never share a port, for one of them would route to former leaders. A reload
         // hands the listening sockets over and does not need it.
-        // mworker-max-reloads: a worker that was replaced stays until its last session ends, which may take days, and
-        // each takes some 15 MB; the oldest have to go at some time.
         let mut text = format!(
             "# Written by the router. It replaces this file whenever the set of instances changes.
 global
@@ -82,7 +90,7 @@ global
     stats socket unix@{socket} mode 600 level admin
     stats timeout 1m
     noreuseport
-    mworker-max-reloads 50
+    mworker-max-reloads {replaced}
 {account}
 defaults
     mode tcp
@@ -109,6 +117,14 @@ defaults
             );
         }
         text
+    }
+
+    /// How many reloads a worker survives. One that was replaced stays until its last session ends, which may take
+    /// days; all together they may take a quarter of the memory, before the oldest have to go.
+    fn replaced_workers(&self) -> u64 {
+        let ports = u64::try_from(self.targets.len()).unwrap_or(u64::MAX);
+        let worker = WORKER_MEMORY.saturating_add(ports.saturating_mul(PORT_MEMORY));
+        (self.memory / 4 / worker).clamp(FEWEST_REPLACED, MOST_REPLACED)
     }
 
     /// HAProxy refuses to start when it may not have two descriptors for each connection.
@@ -139,6 +155,7 @@ mod tests {
             socket: "worker-7.sock",
             max_connections: 1000,
             descriptors: None,
+            memory: 8 << 30,
             account: None,
             targets,
         }
@@ -173,6 +190,16 @@ mod tests {
         for (descriptors, expected) in [(1_000_000, 1000), (1500, 500), (10, 1)] {
             config.descriptors = Some(descriptors);
             assert_eq!(config.connections(), expected, "{descriptors}");
+        }
+    }
+
+    #[test]
+    fn replaced_workers_take_a_quarter_of_the_memory() {
+        for (ports, gib, expected) in [(10, 8, 50), (1000, 4, 25), (8000, 8, 10), (8000, 1, 4)] {
+            let targets = (1..=ports).map(|number| (port(number), None)).collect();
+            let mut config = config(&targets);
+            config.memory = gib << 30;
+            assert_eq!(config.replaced_workers(), expected, "{ports} ports, {gib} GiB");
         }
     }
 

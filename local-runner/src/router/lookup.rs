@@ -94,7 +94,9 @@ async fn look_up(port: Port, endpoint: Endpoint) -> (Port, SocketAddr) {
     let mut complained = false;
     loop {
         let found = lookup_host((endpoint.host.as_str(), endpoint.port)).await;
-        let wrong = match found.map(|mut addresses| addresses.next()) {
+        // Only one address can be served. A host that has both kinds, but a PostgreSQL that listens on one of them, is
+        // likely to have it on IPv4.
+        let wrong = match found.map(|addresses| addresses.min_by_key(SocketAddr::is_ipv6)) {
             Ok(Some(address)) => return (port, address),
             Ok(None) => "it has no address".to_owned(),
             Err(error) => error.to_string(),

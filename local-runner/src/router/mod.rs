@@ -19,15 +19,19 @@
 //! - A former leader is served for as long as an event of etcd is under way. A new leader has its key some tenths of a
 //!   second before its promotion ends: the first sessions may find it read-only for that moment.
 //! - A leader key that has *expired*, or is missing from a snapshot, within 30 s (Patroni's default ttl) after etcd was
-//!   away does not count before these are over, unless another leader shows up or the leader's member key says that
+//!   away (or nothing was heard of any cluster for 15 s) does not count before these are over, unless another leader shows up or the leader's member key says that
 //!   it is not the primary any more. With failsafe mode the leader has been running all the time, and takes its key
 //!   again within a loop. If it did not, its clients meet a dead or read-only server for up to that time.
 //! - A leader key that was *deleted*, or expired while etcd was well, ends the sessions at once, even where failsafe
 //!   mode lets a leader run that alone cannot reach etcd: any member may take the key in the next moment.
-//! - A worker that was replaced stays until its last session has ended; the 50th reload after that ends it anyway.
+//! - A worker that was replaced stays until its last session has ended, but only for so many reloads that such workers
+//!   fit into a quarter of the memory (4 to 50): then its sessions are ended.
+//! - A router that starts knows of no former leaders: one whose key is missing at that moment is not served until it has
+//!   its key again, although the router before may have kept it.
 //! - Host names in `conn_url` are looked up when a leader takes over, not again later.
 //! - If a port is taken by another program just between its being tried and HAProxy's reload, HAProxy pauses all its ports
-//!   for up to two seconds before it refuses the configuration, and goes on with the former one.
+//!   for up to two seconds before it refuses the configuration, and goes on with the former one. Such a port is left
+//!   out for a minute.
 
 mod account;
 mod cluster;

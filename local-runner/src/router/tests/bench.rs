@@ -322,6 +322,14 @@ impl Bench {
         self.router = Some(router.ready().await);
     }
 
+    /// Waits until workers that were replaced have ended; answers the two processes that are left.
+    pub(super) async fn settled(&self) -> Vec<Process> {
+        eventually("one master with one worker is left", PATIENCE, async || {
+            Some(self.directory.haproxies()).filter(|processes| processes.len() == 2)
+        })
+        .await
+    }
+
     /// What is left in the state directory.
     pub(super) fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory.path()).unwrap();

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use shared::ids::Port;
-use tests::wait::eventually;
 
-use super::bench::{Bench, PATIENCE, Server, Session, leads_nowhere, leads_to, port};
+use super::bench::{Bench, Server, Session, leads_nowhere, leads_to, port};
 
 /// How long things happen.
 const TIME: Duration = Duration::from_secs(6);
@@ -135,10 +134,7 @@ impl Churn {
             }
         }
         self.sessions.clear();
-        eventually("one HAProxy with one worker is left", PATIENCE, async || {
-            (self.bench.directory.haproxies().len() == 2).then_some(())
-        })
-        .await;
+        self.bench.settled().await;
     }
 }
 

@@ -170,6 +170,7 @@ proptest! {
                 socket: "worker-1.sock",
                 max_connections: 100,
                 descriptors: None,
+                memory: 0,
                 account: None,
                 targets: &targets,
             };

@@ -82,10 +82,7 @@ async fn a_reload_refuses_no_connection_ends_no_session_and_forgets_no_stale_one
     bench.keys.lead("i1", &b).await;
     old.ends().await;
     leads_to(port, &b).await;
-    eventually("replaced workers end", PATIENCE, async || {
-        (bench.directory.haproxies().len() == 2).then_some(())
-    })
-    .await;
+    bench.settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -94,7 +91,7 @@ async fn heartbeats_and_failovers_reload_nothing() {
     let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
     bench.keys.cluster("i1", port, &a, &b).await;
     leads_to(port, &a).await;
-    let processes = bench.directory.haproxies();
+    let processes = bench.settled().await;
     for round in 0..20 {
         let leader = if round % 2 == 0 { &b } else { &a };
         bench.keys.member("i1", &a, "replica").await;

@@ -105,10 +105,7 @@ async fn haproxy_is_started_again_when_it_is_killed() {
             before.elapsed()
         );
     }
-    eventually("one HAProxy is left", PATIENCE, async || {
-        (bench.directory.haproxies().len() == 2).then_some(())
-    })
-    .await;
+    bench.settled().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
