@@ -21,27 +21,22 @@ use tokio::{
 };
 
 use super::{
-    haproxy::{Applied, Haproxy, HaproxyError, Refusal},
+    applied::{Applied, HaproxyError, Refusal},
+    haproxy::Haproxy,
     haproxy_config::Targets,
     listen_port,
     lookup::Lookups,
     processes,
     routes::{Changes, Routes},
+    schedule::{Due, Schedule},
     settings::Settings,
     state_directory::StateDirectory,
     worker::{Worker, WorkerError},
 };
-use crate::port_holder;
+use crate::{chain, port_holder};
 
-/// How long changes of the set of instances are gathered before a reload.
-const GATHER: Duration = Duration::from_millis(50);
 /// How often ports that somebody else uses are tried.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
-/// When to look again for stale sessions, if that was not possible.
-const RETRY_SWEEP: Duration = Duration::from_secs(1);
-/// Before HAProxy is started or reloaded again after a failure: doubled each time.
-const SHORTEST_BACKOFF: Duration = Duration::from_millis(100);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// Events taken in at once before HAProxy hears of them.
 const BATCH: usize = 1000;
 /// Taken ports whose holders are looked for at once: each takes a walk through /proc.
@@ -81,15 +76,9 @@ pub(super) struct Follow {
     /// Ports that cannot be listened on, and why.
     refused: BTreeMap<Port, Refusal>,
     retry_ports: Option<Instant>,
-    apply_due: Option<Instant>,
-    /// Whether HAProxy has to be replaced, and not only reloaded.
-    anew: bool,
-    /// How long to wait after the next failure, and when the last one was.
-    backoff: Duration,
-    failed: Option<Instant>,
-    /// Whether workers that were replaced hold sessions still, and when to look whether some of these are stale.
+    schedule: Schedule,
+    /// Whether workers that were replaced may hold sessions still.
     former_workers: bool,
-    sweep_due: Option<Instant>,
 }
 
 impl Follow {
@@ -117,12 +106,8 @@ impl Follow {
             dirty: BTreeSet::new(),
             refused: BTreeMap::new(),
             retry_ports: None,
-            apply_due: Some(Instant::now()),
-            anew: false,
-            backoff: Duration::ZERO,
-            failed: None,
+            schedule: Schedule::new(Instant::now()),
             former_workers: false,
-            sweep_due: None,
         }
     }
 
@@ -198,7 +183,7 @@ impl Follow {
                 self.lookups.resolve(port, None);
                 self.refused.remove(&port);
                 self.dirty.insert(port);
-                self.gather();
+                self.schedule.gather(Instant::now());
                 continue;
             };
             let endpoint = route.leader.as_ref().map(|leader| &leader.endpoint);
@@ -206,7 +191,7 @@ impl Follow {
             if let Entry::Vacant(vacant) = self.targets.entry(port) {
                 tracing::info!(instance = %route.instance, incarnation = %route.incarnation, %port, "a port to route");
                 vacant.insert(None);
-                self.gather();
+                self.schedule.gather(Instant::now());
             }
             self.aim(port, address);
         }
@@ -247,7 +232,7 @@ impl Follow {
             return;
         }
         if self.former_workers {
-            self.sweep_due = Some(Instant::now());
+            self.schedule.sweep(Instant::now());
         }
         match worker.point(&changed).await {
             Ok(()) => self.serving.extend(changed),
@@ -258,35 +243,31 @@ impl Follow {
                 // hand over its sockets to that.
                 if self.idle.is_some() && !self.haproxy_has_ended().await {
                     tracing::error!(error = chain(&error), "HAProxy does not follow; it is set right");
-                    self.anew = matches!(error, WorkerError::Unreachable(_));
-                    self.again();
+                    match error {
+                        WorkerError::Unreachable(_) => self.schedule.anew(Instant::now()),
+                        WorkerError::Refused(_) => self.schedule.again(Instant::now()),
+                    }
                 }
             }
         }
     }
 
     fn begin_work(&mut self) {
-        let now = Instant::now();
-        let due = |time: &mut Option<Instant>| time.take_if(|time| *time <= now).is_some();
         let Some(mut haproxy) = self.idle.take() else {
             return;
         };
-        let targets = || self.targets.clone();
-        if due(&mut self.apply_due) {
-            let (targets, anew) = (targets(), std::mem::take(&mut self.anew));
-            self.work = Some(Box::pin(async move {
-                let applied = haproxy.apply(targets, anew).await;
-                (haproxy, Outcome::Applied(applied))
-            }));
-        } else if due(&mut self.sweep_due) {
-            let targets = targets();
-            self.work = Some(Box::pin(async move {
-                let swept = haproxy.sweep(&targets).await;
-                (haproxy, Outcome::Swept(swept))
-            }));
-        } else {
+        let Some(due) = self.schedule.take(Instant::now()) else {
             self.idle = Some(haproxy);
-        }
+            return;
+        };
+        let targets = self.targets.clone();
+        self.work = Some(Box::pin(async move {
+            let outcome = match due {
+                Due::Apply { anew } => Outcome::Applied(haproxy.apply(targets, anew).await),
+                Due::Sweep => Outcome::Swept(haproxy.sweep(&targets).await),
+            };
+            (haproxy, outcome)
+        }));
     }
 
     fn worked(&mut self, haproxy: Haproxy, outcome: Outcome) {
@@ -302,13 +283,13 @@ impl Follow {
                     error = chain(&error),
                     "HAProxy does not serve all ports; trying again"
                 );
-                self.again();
+                self.schedule.again(Instant::now());
             }
             Outcome::Swept(Ok(left)) => self.former_workers = left,
             Outcome::Swept(Err(error)) => {
                 tracing::error!(%error, "sessions to former leaders may be left in replaced workers");
                 self.former_workers = true;
-                self.sweep_due = Some(Instant::now() + RETRY_SWEEP);
+                self.schedule.sweep_again(Instant::now());
             }
         }
     }
@@ -330,10 +311,10 @@ impl Follow {
         self.dirty.extend(self.targets.keys().chain(self.serving.keys()));
         // The worker that was replaced may have sessions, and they may be stale by now.
         self.former_workers = true;
-        self.sweep_due = Some(Instant::now());
+        self.schedule.sweep(Instant::now());
         let complete = self.targets.keys().all(|port| self.serves(*port));
         if !complete || self.serving.keys().any(|port| !self.targets.contains_key(port)) {
-            self.gather();
+            self.schedule.gather(Instant::now());
         }
         self.ready
             .send_if_modified(|ready| !std::mem::replace(ready, true));
@@ -364,26 +345,8 @@ impl Follow {
         self.worker = None;
         self.serving.clear();
         self.former_workers = false;
-        self.again();
+        self.schedule.again(Instant::now());
         true
-    }
-
-    /// Sees to it that HAProxy is started or reloaded: at once after the first failure, then later and later.
-    fn again(&mut self) {
-        let now = Instant::now();
-        if self
-            .failed
-            .is_none_or(|failed| now - failed > 3 * LONGEST_BACKOFF)
-        {
-            self.backoff = Duration::ZERO;
-        }
-        self.failed = Some(now);
-        self.apply_due = Some(now + self.backoff);
-        self.backoff = (self.backoff * 2).clamp(SHORTEST_BACKOFF, LONGEST_BACKOFF);
-    }
-
-    fn gather(&mut self) {
-        self.apply_due.get_or_insert_with(|| Instant::now() + GATHER);
     }
 
     /// Looks whether ports that others had have become free.
@@ -397,16 +360,18 @@ impl Follow {
             refusal.again <= now && listen_port::obstacle(address, *port).is_none()
         };
         if self.refused.iter().any(free) {
-            self.gather();
+            self.schedule.gather(Instant::now());
         }
     }
 
     /// When something is to be done, whatever happens.
     fn alarm(&self) -> Alarm {
-        let work = [self.apply_due, self.sweep_due];
-        let work = work.into_iter().filter(|_| self.idle.is_some() && self.seen());
-        let times = work.chain([self.retry_ports, self.routes.deadline()]);
-        let next = times.flatten().min();
+        let work = self
+            .schedule
+            .next()
+            .filter(|_| self.idle.is_some() && self.seen());
+        let times = [work, self.retry_ports, self.routes.deadline()];
+        let next = times.into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))
             .into()
     }
@@ -438,16 +403,4 @@ fn at_hand(watch: &mut Box<dyn Watch>) -> Option<WatchEvent> {
         Poll::Ready(event) => Some(event),
         Poll::Pending => None,
     }
-}
-
-/// An error with its sources.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

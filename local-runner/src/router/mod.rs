@@ -34,6 +34,7 @@
 //!   out for a minute.
 
 mod account;
+mod applied;
 mod cluster;
 mod command_line;
 mod error;
@@ -49,6 +50,7 @@ mod outage;
 mod processes;
 mod program;
 mod routes;
+mod schedule;
 mod session;
 mod settings;
 mod state_directory;
