@@ -244,8 +244,12 @@ impl Follow {
                 if self.idle.is_some() && !self.haproxy_has_ended().await {
                     tracing::error!(error = chain(&error), "HAProxy does not follow; it is set right");
                     match error {
-                        WorkerError::Unreachable(_) => self.schedule.anew(Instant::now()),
-                        WorkerError::Refused(_) => self.schedule.again(Instant::now()),
+                        WorkerError::Unreachable(error) if error.kind() == io::ErrorKind::TimedOut => {
+                            self.schedule.anew(Instant::now());
+                        }
+                        WorkerError::Unreachable(_) | WorkerError::Refused(_) => {
+                            self.schedule.again(Instant::now());
+                        }
                     }
                 }
             }

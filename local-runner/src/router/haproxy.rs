@@ -80,7 +80,7 @@ impl Haproxy {
             settings,
             account: account::of_workers(),
             running: None,
-            number: directory.workers().into_iter().max().unwrap_or(0),
+            number: directory.last_worker(),
             bound: BTreeSet::new(),
             blamed: BTreeMap::new(),
             directory,

@@ -103,8 +103,17 @@ impl StateDirectory {
         fs::read_to_string(self.path.join(name)).unwrap_or_default()
     }
 
+    /// The highest number that a worker's socket has had; 0 without any. The configuration counts, too: an earlier router
+    /// may have ended when HAProxy had only begun to load it.
+    pub(crate) fn last_worker(&self) -> u64 {
+        let config = self.read(CONFIG);
+        let words = config.split(|letter: char| letter.is_whitespace() || letter == '@');
+        let named = words.filter_map(worker_number);
+        named.chain(self.workers()).max().unwrap_or(0)
+    }
+
     /// The numbers of the workers' sockets that are there.
-    pub(crate) fn workers(&self) -> Vec<u64> {
+    fn workers(&self) -> Vec<u64> {
         let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
         names.filter_map(|name| worker_number(&name)).collect()
@@ -144,4 +153,25 @@ pub(crate) fn worker(number: u64) -> String {
 
 fn worker_number(name: &str) -> Option<u64> {
     name.strip_prefix("worker-")?.strip_suffix(".sock")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_worker_is_known_from_sockets_and_from_the_configuration() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(directory.path()).unwrap();
+        assert_eq!(directory.last_worker(), 0);
+        fs::write(directory.path().join(worker(9)), "").unwrap();
+        assert_eq!(directory.last_worker(), 9);
+        let config = "global\n    stats socket unix@worker-10.sock mode 600 level admin\n";
+        directory.write(CONFIG, config).unwrap();
+        assert_eq!(directory.last_worker(), 10);
+        directory.forget_workers(Some(9));
+        assert_eq!(directory.workers(), [9]);
+        directory.clear();
+        assert_eq!(directory.last_worker(), 0);
+    }
 }
