@@ -78,12 +78,16 @@ fn readable(line: &str) -> Option<(bool, String)> {
     };
     let (time, level, message) = (take("timestamp"), take("level"), take("message"));
     drop(take("target"));
+    let serious = matches!(level.as_str(), "WARN" | "ERROR");
+    // One line for each poll says nothing.
+    if message == "request" && !serious {
+        return None;
+    }
     let time = time.get(11..19).unwrap_or_default().to_owned();
     let rest: Vec<String> = fields
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let serious = matches!(level.as_str(), "WARN" | "ERROR");
     Some((
         serious,
         format!("{time} {level:5} {message} {}", rest.join(" "))
@@ -112,7 +116,11 @@ mod tests {
         };
         fs::write(&log, format!("{}\n{}\n", line("WARN"), line("INFO"))).unwrap();
         assert_eq!(last_words(&log), ["15:42:02 WARN  m pid=7"]);
-        fs::write(&log, line("INFO")).unwrap();
+        fs::write(
+            &log,
+            line("INFO") + "\n" + &line("INFO").replace(r#""m""#, r#""request""#),
+        )
+        .unwrap();
         assert_eq!(last_words(&log), ["15:42:02 INFO  m pid=7"]);
         let kept = top.path().join("kept");
         keep(top.path(), &kept).unwrap();
