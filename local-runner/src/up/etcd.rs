@@ -6,6 +6,8 @@
 //! **Caveats.** It listens without TLS and password: for loopback addresses. An etcd of somebody else on the same
 //! address is not noticed here but by whoever looked at the ports before.
 
+mod error;
+
 use std::{
     fs, io,
     net::SocketAddr,
@@ -21,6 +23,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+pub(crate) use self::error::EtcdError;
 use super::component::{Ready, Stop};
 use crate::{
     log,
@@ -50,48 +53,6 @@ pub(super) struct Etcd {
     pub(super) address: SocketAddr,
     /// Its version, as `etcd --version` says.
     pub(super) version: String,
-}
-
-/// Why etcd does not run.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EtcdError {
-    /// The program is not there, or does not run.
-    #[error("etcd cannot be run ({0}): install etcd 3.4 or 3.5 (Debian: etcd-server), on the PATH")]
-    Program(String),
-    /// It is too new.
-    #[error(
-        "the installed etcd {version} has no v2 API, by which the broker and Patroni work: install etcd 3.4 or 3.5"
-    )]
-    NoV2 {
-        /// Its version.
-        version: String,
-    },
-    /// It ended.
-    #[error("etcd ended ({status}); its log {log} ends with: {said}")]
-    Ended {
-        /// How.
-        status: String,
-        /// What it said.
-        said: String,
-        /// Where it said more.
-        log: PathBuf,
-    },
-    /// It runs and does not answer.
-    #[error("etcd does not answer at {url} after {} s; its log is {log}", START.as_secs())]
-    Silent {
-        /// Where it should.
-        url: String,
-        /// Where it may say why.
-        log: PathBuf,
-    },
-    /// The system does not do what it should.
-    #[error("running etcd in {directory}")]
-    System {
-        /// Its directory.
-        directory: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
 }
 
 /// An etcd process.
