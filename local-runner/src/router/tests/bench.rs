@@ -32,7 +32,7 @@ use crate::router::{
 };
 
 /// How long anything may take on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) const INCARNATION: &str = "0f5c1670-6dc3-41e5-bc08-6c4008a663f0";
 
@@ -126,7 +126,7 @@ impl Session {
                 }
             }
         };
-        let opened = timeout(Duration::from_secs(5), attempt).await;
+        let opened = timeout(PATIENCE, attempt).await;
         opened.unwrap_or_else(|_| panic!("a connection to port {port} hangs"))
     }
 
