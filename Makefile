@@ -7,7 +7,7 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help dependencies build demo test install clean
+.PHONY: help dependencies build demo test bench install clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,9 @@ test: dependencies ## check the format, lint, and run all tests
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) build --locked --workspace # the tests start these binaries
 	$(CARGO) test --locked --workspace
+
+bench: build ## measure: a provision against the same Patroni nodes started by hand (PAIRS=10)
+	$(CARGO) bench --locked -p tests --bench provision
 
 install: ## install the built broker under both names into PREFIX/bin (run `make build` first)
 	install -d $(DESTDIR)$(PREFIX)/bin

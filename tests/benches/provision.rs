@@ -1,0 +1,238 @@
+//! How long a provision takes, from the PUT to `succeeded`, against the same Patroni nodes started by hand: same
+//! programs, configuration and disks, both until every replica streams (design.md, 11). The two alternate, so that
+//! whatever else the machine does hits both. `PAIRS` says how many pairs are measured, 10 without it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a benchmark fails by panicking, and prints"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use reqwest::Client;
+use serde_json::{Value, json};
+use tests::{
+    child::Child,
+    osb::{OPERATION, Osb, fresh_id, nodes},
+    ports::free_port,
+    processes,
+    stack::{Options, Stack},
+};
+use tokio::time::sleep;
+
+/// How often both are asked how far they are: seldom enough not to slow them down.
+const PAUSE: Duration = Duration::from_millis(100);
+/// What a provision may take at most, as a multiple of what the bare nodes take.
+const BUDGET: f64 = 1.2;
+const ZONES: [&str; 4] = ["z1", "z2", "z3", "z1"];
+
+#[tokio::main]
+async fn main() {
+    let pairs = pairs();
+    let stack = Stack::start(Options {
+        zones: ZONES.to_vec(),
+        durable: true,
+        ..Options::default()
+    })
+    .await;
+    let osb = stack.osb();
+    for count in [2, 4] {
+        println!("{count} nodes: PUT to succeeded, against the same nodes started by hand");
+        println!("{:>6}{:>12}{:>12}{:>8}", "pair", "broker", "by hand", "ratio");
+        let (mut broker, mut hand) = (Vec::new(), Vec::new());
+        // The first pair warms the disk's caches, and is not counted.
+        for pair in 0..=pairs {
+            let instance = fresh_id();
+            let provisioned = provision(&osb, &instance, count).await;
+            let files = configurations(&stack);
+            assert_eq!(files.len(), usize::try_from(count).unwrap());
+            osb.unmake(&instance).await;
+            let started = by_hand(&stack, &files).await;
+            if pair > 0 {
+                println!("{pair:>6}{}", row(provisioned, started));
+                broker.push(provisioned);
+                hand.push(started);
+            }
+        }
+        let (broker, hand) = (median(broker), median(hand));
+        println!("{:>6}{}", "median", row(broker, hand));
+        let ratio = broker.as_secs_f64() / hand.as_secs_f64();
+        let verdict = if ratio <= BUDGET { "within" } else { "ABOVE" };
+        println!("{verdict} the budget of {BUDGET}\n");
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it configures the benchmark, not the broker"
+)]
+fn pairs() -> u32 {
+    std::env::var("PAIRS").map_or(10, |text| text.parse().expect("PAIRS is a number"))
+}
+
+async fn provision(osb: &Osb, instance: &str, count: u32) -> Duration {
+    let start = Instant::now();
+    osb.provision(instance, &nodes(count)).await.expect(202);
+    loop {
+        let operation = osb.last_operation(instance).await;
+        match operation.expect(200).body["state"].as_str() {
+            Some("succeeded") => return start.elapsed(),
+            Some("in progress") => sleep(PAUSE).await,
+            _ => panic!("{}", operation.text),
+        }
+    }
+}
+
+/// The files with which the cells run Patroni now.
+fn configurations(stack: &Stack) -> Vec<Value> {
+    let directories = stack
+        .cells
+        .iter()
+        .map(|cell| fs::read_dir(cell.nodes_directory()).unwrap());
+    let files = directories
+        .flatten()
+        .map(|node| node.unwrap().path().join("patroni.yml"));
+    files
+        .map(|file| serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap())
+        .collect()
+}
+
+/// Starts nodes with these files, as another cluster on ports and in directories of its own, and takes it away again.
+/// Answers how long it took until all replicas streamed.
+async fn by_hand(stack: &Stack, files: &[Value]) -> Duration {
+    let scope = format!("by-hand-{}", fresh_id());
+    // PostgreSQL's socket lies below: its path must be short.
+    let top = stack.directory().join("h");
+    fs::create_dir(&top).unwrap();
+    let numbered = files.iter().enumerate();
+    let nodes: Vec<_> = numbered
+        .map(|(number, file)| Node::prepare(&top.join(number.to_string()), &scope, file))
+        .collect();
+    let start = Instant::now();
+    let processes: Vec<_> = nodes.iter().map(Node::start).collect();
+    let client = Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .unwrap();
+    while !stands(&nodes, &client).await {
+        assert!(start.elapsed() < OPERATION, "no cluster by hand");
+        sleep(PAUSE).await;
+    }
+    let took = start.elapsed();
+    drop(processes);
+    processes::kill_below(&top).expect("Patroni and PostgreSQL end");
+    fs::remove_dir_all(&top).unwrap();
+    let _ = stack.etcd.raw(
+        "DELETE",
+        &format!("/v2/keys/service/{scope}?recursive=true"),
+        None,
+    );
+    took
+}
+
+/// Whether a node leads, and all others stream from it.
+async fn stands(nodes: &[Node], client: &Client) -> bool {
+    for node in nodes {
+        if node.streaming_replicas(client).await == Some(nodes.len() - 1) {
+            return true;
+        }
+    }
+    false
+}
+
+/// A node that is started by hand.
+struct Node {
+    file: PathBuf,
+    directory: PathBuf,
+    rest: String,
+}
+
+impl Node {
+    /// Writes the file that a cell's node had, for another node.
+    fn prepare(directory: &Path, scope: &str, file: &Value) -> Self {
+        let former = file["postgresql"]["data_dir"]
+            .as_str()
+            .unwrap()
+            .strip_suffix("/data")
+            .unwrap();
+        let text = file.to_string().replace(former, directory.to_str().unwrap());
+        let mut file: Value = serde_json::from_str(&text).unwrap();
+        file["scope"] = json!(scope);
+        file["name"] = json!(fresh_id());
+        let rest = move_to_free_port(&mut file["restapi"]);
+        move_to_free_port(&mut file["postgresql"]);
+        for part in ["log", "run", "tmp"] {
+            fs::create_dir_all(directory.join(part)).unwrap();
+        }
+        let path = directory.join("patroni.yml");
+        fs::write(&path, file.to_string()).unwrap();
+        if rustix::process::geteuid().is_root() {
+            let mut chown = std::process::Command::new("chown");
+            chown.args(["-R", "postgres:postgres"]).arg(directory);
+            assert!(chown.status().unwrap().success());
+        }
+        Self {
+            file: path,
+            directory: directory.to_owned(),
+            rest: format!("http://{rest}/patroni"),
+        }
+    }
+
+    fn start(&self) -> Child {
+        let file = self.file.display().to_string();
+        let log = self.directory.join("output.log");
+        if rustix::process::geteuid().is_root() {
+            let user = [
+                "--reuid=postgres",
+                "--regid=postgres",
+                "--init-groups",
+                "patroni",
+                &file,
+            ];
+            Child::start("setpriv", &user.map(str::to_owned), &log)
+        } else {
+            Child::start("patroni", &[file], &log)
+        }
+    }
+
+    /// How many replicas stream from this node; `None` when it does not lead.
+    async fn streaming_replicas(&self, client: &Client) -> Option<usize> {
+        let status = client.get(&self.rest).send().await.ok()?.bytes().await.ok()?;
+        let status: Value = serde_json::from_slice(&status).ok()?;
+        let replicas = status["replication"].as_array()?;
+        Some(
+            replicas
+                .iter()
+                .filter(|replica| replica["state"] == "streaming")
+                .count(),
+        )
+    }
+}
+
+/// Gives a section of Patroni's file a port of its own; answers the address.
+fn move_to_free_port(section: &mut Value) -> String {
+    let listen = section["listen"].as_str().unwrap();
+    let (host, _) = listen.rsplit_once(':').unwrap();
+    let address = format!("{host}:{}", free_port());
+    section["listen"] = json!(address);
+    section["connect_address"] = json!(address);
+    address
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn row(broker: Duration, hand: Duration) -> String {
+    let (broker, hand) = (broker.as_secs_f64(), hand.as_secs_f64());
+    format!("{broker:>10.2} s{hand:>10.2} s{:>8.2}", broker / hand)
+}
