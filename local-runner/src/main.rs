@@ -100,7 +100,7 @@ async fn serve(command: Command) -> Result<(), AnyError> {
 async fn show(view: status::View, arguments: &status::StatusArguments) -> Result<(), AnyError> {
     let config = StoreConfig::load(arguments.file.config.as_deref())?;
     let store = setup::store(&config.kvstore)?;
-    Ok(status::show(&store, view, arguments).await?)
+    Ok(status::show(&store, &config.backends, view, arguments).await?)
 }
 
 /// Resolves when the process is asked to stop. The handlers are in place once this returns.

@@ -157,4 +157,8 @@ pub struct Heartbeat {
     pub load: u32,
     /// The version of its software.
     pub version: String,
+    /// How many seconds a heartbeat counts, so that its age can be told from what is left of them; `None` from a cell
+    /// that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u64>,
 }

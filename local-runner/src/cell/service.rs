@@ -77,6 +77,7 @@ impl Cell {
             capacity: settings.capacity,
             load: 0,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            ttl: Some(settings.heartbeat_ttl.as_secs()),
         };
         let context = Arc::new(Context {
             settings,

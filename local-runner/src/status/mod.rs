@@ -1,7 +1,8 @@
 //! What operators look at: `service-status` and `show-cells`, in the original's lines or as JSON or a table.
 //!
-//! **Guarantees.** Each look costs two or three requests to etcd, however many instances there are, and nothing that
-//! stands in etcd makes it fail: what cannot be understood is shown as `unknown`.
+//! **Guarantees.** Each look costs two requests to etcd, however many instances there are, and nothing that stands in
+//! etcd makes it fail: what cannot be understood is shown as `unknown`. With `--watch`, an etcd that is away for a moment
+//! does not end it.
 //! **Caveats.** The reads may be a moment behind (they are not decided on).
 
 mod cells;
@@ -11,9 +12,13 @@ mod services;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use shared::store::{Store, StoreError};
+use shared::{
+    config::Backend,
+    store::{Store, StoreError},
+};
 use tokio::time::sleep;
 
+use self::output::Sheet;
 use crate::cli::ConfigFile;
 
 /// Between two looks with `--watch`.
@@ -63,24 +68,30 @@ pub(crate) enum StatusError {
     Write(#[from] std::io::Error),
 }
 
-/// Shows a view once, or again and again.
+/// Shows a view once, or again and again. The `backends` are cells that are known by configuration.
 ///
 /// # Errors
-/// When etcd cannot be read or the output cannot be written.
+/// When etcd cannot be read the first time, or the output cannot be written.
 pub(crate) async fn show(
     store: &dyn Store,
+    backends: &[Backend],
     view: View,
     arguments: &StatusArguments,
 ) -> Result<(), StatusError> {
+    let look = async || match view {
+        View::Services => services::sheet(store).await,
+        View::Cells => cells::sheet(store, backends).await,
+    };
+    let print = |sheet: &Sheet| output::print(sheet, arguments.output, arguments.watch);
+    print(&look().await?)?;
+    if !arguments.watch {
+        return Ok(());
+    }
     loop {
-        let sheet = match view {
-            View::Services => services::sheet(store).await?,
-            View::Cells => cells::sheet(store).await?,
-        };
-        output::print(&sheet, arguments.output, arguments.watch)?;
-        if !arguments.watch {
-            return Ok(());
-        }
         sleep(PAUSE).await;
+        match look().await {
+            Ok(sheet) => print(&sheet)?,
+            Err(error) => tracing::warn!(%error, "etcd cannot be read now; looking again"),
+        }
     }
 }

@@ -101,6 +101,8 @@ pub struct RouterConfig {
 /// What the commands need that only look at etcd.
 #[derive(Debug)]
 pub struct StoreConfig {
+    /// `backends`: cells known by configuration; may be empty.
+    pub backends: Vec<Backend>,
     /// `kvstore`.
     pub kvstore: KvStore,
 }
@@ -172,8 +174,10 @@ impl CellConfig {
 
 impl StoreConfig {
     fn of(given: &Given) -> Result<Self, ConfigError> {
+        let all = given.read()?;
         Ok(Self {
-            kvstore: given.read()?.kvstore,
+            backends: all.backends,
+            kvstore: all.kvstore,
         })
     }
 }

@@ -137,6 +137,7 @@ impl Cell {
             capacity: self.capacity,
             load: self.load(),
             version: "0".to_owned(),
+            ttl: Some(HEARTBEAT_TTL.as_secs()),
         };
         let value = serde_json::to_string(&heartbeat).unwrap();
         now(store.set(&keyspace::cell(&self.guid), &value, Some(HEARTBEAT_TTL))).unwrap();
