@@ -21,7 +21,8 @@ fn the_example_is_what_the_original_had() {
         [
             ("10.244.21.6", "z1"),
             ("10.244.21.7", "z1"),
-            ("10.244.21.8", "z2")
+            ("10.244.21.8", "z2"),
+            ("10.244.21.9", "z2")
         ]
     );
     assert_eq!(config.kvstore.machines, ["http://10.244.21.4:4001"]);
