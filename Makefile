@@ -12,7 +12,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-dependencies: ## install what is missing: etcd, Patroni, PostgreSQL, HAProxy, a C compiler
+dependencies: ## install what is missing: etcd, Patroni, PostgreSQL, HAProxy, jq, a C compiler
 	@.ci/install-dependencies
 
 build: dependencies ## build the broker: target/release/local-runner, also named dingo-postgresql-broker

@@ -28,6 +28,7 @@ pub mod processes;
 pub mod proxy;
 pub mod psql;
 pub mod raw;
+pub mod readme;
 pub mod request_log;
 pub mod runtime_api;
 pub mod simulation;

@@ -119,6 +119,12 @@ impl Stack {
         Osb::new(self.brokers[broker].url())
     }
 
+    /// An address of the stack's own network: 1 is the router's, brokers have those from 10 on, cells those from 101.
+    #[must_use]
+    pub fn address(&self, number: u8) -> String {
+        self.settings.network.address(number).to_string()
+    }
+
     /// The directory that everything works in.
     #[must_use]
     pub fn directory(&self) -> &Path {
