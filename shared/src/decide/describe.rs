@@ -10,7 +10,8 @@ use crate::{
 /// with one node `master running`.
 ///
 /// Nodes that have not reported yet, or are not placed yet, count as `stopped`; Patroni 4's `primary` is a `master`;
-/// other states appear as Patroni names them. Replicas are in the order of their ids.
+/// other states appear as Patroni names them. A master that still starts is told like any other member. Replicas are
+/// in the order of their ids.
 #[must_use]
 pub fn cluster(record: &Record, cluster: &Cluster) -> String {
     let members: Vec<(NodeId, Option<&Member>)> = record
@@ -24,7 +25,8 @@ pub fn cluster(record: &Record, cluster: &Cluster) -> String {
     let is_master = |(node, member): &(NodeId, Option<&Member>)| {
         // Patroni 4 publishes the role some hundredths of a second before the leader key exists.
         let leads = cluster.is_led_by(*node) || (cluster.leader.is_none() && primaries == 1);
-        leads && member.is_some_and(Member::is_primary)
+        // The first node of a bootstrap is a primary to Patroni while its PostgreSQL still starts.
+        leads && member.is_some_and(|member| member.is_primary() && member.state != "starting")
     };
     let master = members.iter().find(|member| is_master(member));
     let others = members.iter().filter(|member| !is_master(member));

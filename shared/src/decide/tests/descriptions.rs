@@ -62,6 +62,58 @@ fn four_nodes_as_in_the_readme() {
 }
 
 #[test]
+fn two_nodes_of_patroni_4() {
+    for (members, leader, expected) in [
+        ([PATRONI_4, SILENT], Some(1), "master running; replicas stopped"),
+        ([PATRONI_4, STOPPED], Some(1), "master running; replicas stopped"),
+        ([PATRONI_4, REPLICA], Some(1), "master running; replicas running"),
+        ([REPLICA, PATRONI_4], Some(2), "master running; replicas running"),
+    ] {
+        assert_eq!(told(2, &members, leader), expected);
+    }
+}
+
+#[test]
+fn four_nodes_of_patroni_4() {
+    for (members, leader, expected) in [
+        ([STOPPED; 4], None, "members stopped, stopped, stopped, stopped"),
+        (
+            [SILENT, STOPPED, SILENT, PATRONI_4],
+            Some(4),
+            "master running; replicas stopped, stopped, stopped",
+        ),
+        (
+            [REPLICA, STOPPED, REPLICA, PATRONI_4],
+            Some(4),
+            "master running; replicas running, stopped, running",
+        ),
+        (
+            [REPLICA, REPLICA, REPLICA, PATRONI_4],
+            Some(4),
+            "master running; replicas running, running, running",
+        ),
+    ] {
+        assert_eq!(told(4, &members, leader), expected);
+    }
+}
+
+/// Patroni 3.0 writes this for a moment when the first node was initialised.
+#[test]
+fn a_primary_that_still_starts_is_no_master_yet() {
+    for role in ["master", "primary"] {
+        let starting = Some(("starting", role));
+        for leader in [None, Some(1)] {
+            assert_eq!(told(1, &[starting], leader), "members starting");
+            assert_eq!(told(2, &[starting, STOPPED], leader), "members starting, stopped");
+            assert_eq!(
+                told(4, &[starting, SILENT, STOPPED, SILENT], leader),
+                "members starting, stopped, stopped, stopped"
+            );
+        }
+    }
+}
+
+#[test]
 fn one_node() {
     for (member, leader, expected) in [
         (SILENT, None, "members stopped"),
