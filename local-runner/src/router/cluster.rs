@@ -11,6 +11,8 @@ pub(crate) struct Leader {
     pub(crate) member: String,
     /// Where it listens.
     pub(crate) endpoint: Endpoint,
+    /// The URL at which to ask whether it takes writes yet; `None` when there is nothing to ask.
+    pub(crate) ask: Option<String>,
 }
 
 /// The keys of one cluster, and who was served last.
@@ -116,6 +118,7 @@ impl Cluster {
                 self.served = Some(Leader {
                     member: holder.clone(),
                     endpoint: member.endpoint.clone(),
+                    ask: member.ask.clone(),
                 });
             }
             // Its member key has expired, or cannot be read: where it is has been known all the same.

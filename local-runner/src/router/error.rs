@@ -19,6 +19,9 @@ pub(crate) enum RouterError {
         /// The directory.
         path: PathBuf,
     },
+    /// Patroni cannot be asked anything.
+    #[error("the HTTP client cannot be set up")]
+    HttpClient(#[source] reqwest::Error),
     /// HAProxy's program cannot be run.
     #[error("HAProxy cannot be run as {path}")]
     Haproxy {

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use reqwest::Client;
 use shared::{
     ids::Port,
     keyspace,
@@ -86,6 +87,7 @@ impl Follow {
     pub(super) fn new(
         settings: &Settings,
         store: &dyn Store,
+        http: Client,
         haproxy: Haproxy,
         ready: watch::Sender<bool>,
     ) -> Self {
@@ -99,7 +101,7 @@ impl Follow {
             routes: Routes::default(),
             seen_routing: false,
             seen_service: false,
-            lookups: Lookups::default(),
+            lookups: Lookups::new(http),
             targets: Targets::new(),
             worker: None,
             serving: Targets::new(),
@@ -186,8 +188,7 @@ impl Follow {
                 self.schedule.gather(Instant::now());
                 continue;
             };
-            let endpoint = route.leader.as_ref().map(|leader| &leader.endpoint);
-            let address = self.lookups.resolve(port, endpoint);
+            let address = self.lookups.resolve(port, route.leader.as_ref());
             if let Entry::Vacant(vacant) = self.targets.entry(port) {
                 tracing::info!(instance = %route.instance, incarnation = %route.incarnation, %port, "a port to route");
                 vacant.insert(None);

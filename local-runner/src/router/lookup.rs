@@ -1,5 +1,5 @@
-//! The addresses behind the host names of leaders. (On most systems Patroni publishes addresses, and there is nothing to
-//! look up.)
+//! The addresses of leaders, as soon as there is one and the leader takes writes. (On most systems Patroni publishes
+//! addresses, and there is nothing to look up.)
 
 use std::{
     collections::HashMap,
@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use reqwest::Client;
 use shared::ids::Port;
 use tokio::{
     net::lookup_host,
@@ -14,16 +15,16 @@ use tokio::{
     time::sleep,
 };
 
-use super::member::Endpoint;
+use super::{cluster::Leader, member::Endpoint, promotion};
 
 /// Before a name that is not known is asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The endpoint that a port leads to.
+/// The leader that a port leads to.
 #[derive(Debug)]
 struct Known {
-    endpoint: Endpoint,
-    /// `None` while it is being looked up.
+    leader: Leader,
+    /// `None` while it is being looked up, or the leader does not take writes yet.
     address: Option<SocketAddr>,
     lookup: Option<AbortHandle>,
 }
@@ -36,31 +37,51 @@ impl Drop for Known {
     }
 }
 
-/// What is known and looked up of the endpoint of each port.
-#[derive(Debug, Default)]
+impl Known {
+    /// Whether this news of the leader leaves everything as it is: that a served leader now says itself that it takes
+    /// writes is none.
+    fn stands(&self, leader: &Leader) -> bool {
+        let same = self.leader.member == leader.member && self.leader.endpoint == leader.endpoint;
+        let confirms = self.address.is_some() && leader.ask.is_none();
+        same && (self.leader.ask == leader.ask || confirms)
+    }
+}
+
+/// What is known and looked up of the leader of each port.
+#[derive(Debug)]
 pub(crate) struct Lookups {
+    http: Client,
     tasks: JoinSet<(Port, SocketAddr)>,
     known: HashMap<Port, Known>,
 }
 
 impl Lookups {
-    /// The address of a port's endpoint, if it is known. Otherwise [`Self::next`] will tell.
-    pub(crate) fn resolve(&mut self, port: Port, endpoint: Option<&Endpoint>) -> Option<SocketAddr> {
-        let Some(endpoint) = endpoint else {
+    /// Nothing is known yet; `http` asks Patroni.
+    pub(crate) fn new(http: Client) -> Self {
+        Self {
+            http,
+            tasks: JoinSet::new(),
+            known: HashMap::new(),
+        }
+    }
+
+    /// The address of a port's leader, if it is known and can be served. Otherwise [`Self::next`] will tell.
+    pub(crate) fn resolve(&mut self, port: Port, leader: Option<&Leader>) -> Option<SocketAddr> {
+        let Some(leader) = leader else {
             self.known.remove(&port);
             return None;
         };
-        if let Some(known) = self.known.get(&port).filter(|known| known.endpoint == *endpoint) {
+        if let Some(known) = self.known.get_mut(&port).filter(|known| known.stands(leader)) {
+            known.leader = leader.clone();
             return known.address;
         }
-        let address = endpoint.host.parse::<IpAddr>();
-        let address = address.ok().map(|host| SocketAddr::new(host, endpoint.port));
+        let address = plain_address(&leader.endpoint).filter(|_| leader.ask.is_none());
         let lookup = match address {
             Some(_) => None,
-            None => Some(self.tasks.spawn(look_up(port, endpoint.clone()))),
+            None => Some(self.tasks.spawn(find(self.http.clone(), port, leader.clone()))),
         };
         let known = Known {
-            endpoint: endpoint.clone(),
+            leader: leader.clone(),
             address,
             lookup,
         };
@@ -90,14 +111,31 @@ impl Lookups {
     }
 }
 
-async fn look_up(port: Port, endpoint: Endpoint) -> (Port, SocketAddr) {
+async fn find(http: Client, port: Port, leader: Leader) -> (Port, SocketAddr) {
+    let address = match plain_address(&leader.endpoint) {
+        Some(address) => address,
+        None => look_up(port, &leader.endpoint).await,
+    };
+    if let Some(api) = &leader.ask {
+        promotion::ended(&http, &leader.member, api).await;
+    }
+    (port, address)
+}
+
+/// The address of an endpoint that is named by it.
+fn plain_address(endpoint: &Endpoint) -> Option<SocketAddr> {
+    let host = endpoint.host.parse::<IpAddr>().ok()?;
+    Some(SocketAddr::new(host, endpoint.port))
+}
+
+async fn look_up(port: Port, endpoint: &Endpoint) -> SocketAddr {
     let mut complained = false;
     loop {
         let found = lookup_host((endpoint.host.as_str(), endpoint.port)).await;
         // Only one address can be served. A host that has both kinds, but a PostgreSQL that listens on one of them, is
         // likely to have it on IPv4.
         let wrong = match found.map(|addresses| addresses.min_by_key(SocketAddr::is_ipv6)) {
-            Ok(Some(address)) => return (port, address),
+            Ok(Some(address)) => return address,
             Ok(None) => "it has no address".to_owned(),
             Err(error) => error.to_string(),
         };

@@ -5,6 +5,8 @@ use std::{fmt, net::IpAddr};
 
 use serde::Deserialize;
 
+use super::promotion;
+
 /// Where a node's PostgreSQL listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
@@ -31,6 +33,8 @@ pub(crate) struct Member {
     pub(crate) endpoint: Endpoint,
     /// Whether it may be a primary: `false` only when it says itself that it is something else.
     pub(crate) may_be_primary: bool,
+    /// The URL at which to ask whether it takes writes; `None` when it says so here, or has no such URL.
+    pub(crate) ask: Option<String>,
 }
 
 /// Why a member key is not understood. The text holds nothing of the value, which may hold credentials.
@@ -54,20 +58,22 @@ impl Member {
         struct Published {
             conn_url: String,
             #[serde(default)]
+            api_url: Option<String>,
+            #[serde(default)]
+            state: Option<String>,
+            #[serde(default)]
             role: Option<String>,
         }
         let published: Published = serde_json::from_str(value).map_err(|_| CorruptMember::Json)?;
         let endpoint = endpoint(&published.conn_url).ok_or(CorruptMember::ConnUrl)?;
-        // `master` is the word of Patroni 3, `promoted` is said from pg_promote to the end of the recovery.
-        let may_be_primary = published.role.is_none_or(|role| {
-            matches!(
-                role.as_str(),
-                "master" | "primary" | "promoted" | "standby_leader"
-            )
-        });
+        let runs = published.state.is_none_or(|state| state == "running");
+        let is_primary = published.role.as_deref().is_none_or(promotion::is_primary);
+        // `promoted` is said from pg_promote to the end of the recovery.
+        let may_be_primary = is_primary || published.role.as_deref() == Some("promoted");
         Ok(Self {
             endpoint,
             may_be_primary,
+            ask: published.api_url.filter(|_| !(runs && is_primary)),
         })
     }
 }
@@ -145,6 +151,26 @@ mod tests {
         ] {
             assert!(Member::parse(value).is_err(), "{value}");
         }
+    }
+
+    #[test]
+    fn who_does_not_say_that_it_takes_writes_is_asked() {
+        for (state, role, asked) in [
+            ("running", "master", false),
+            ("running", "primary", false),
+            ("running", "promoted", true),
+            ("running", "replica", true),
+            ("crashed", "master", true),
+            ("stopped", "demoted", true),
+        ] {
+            let value = format!(
+                r#"{{"conn_url":"postgres://h:1/","api_url":"http://h:2/patroni","state":"{state}","role":"{role}"}}"#
+            );
+            let expected = asked.then(|| "http://h:2/patroni".to_owned());
+            assert_eq!(Member::parse(&value).unwrap().ask, expected, "{state} {role}");
+        }
+        let silent = Member::parse(r#"{"conn_url":"postgres://h:1/","api_url":"http://h:2/patroni"}"#);
+        assert_eq!(silent.unwrap().ask, None);
     }
 
     #[test]

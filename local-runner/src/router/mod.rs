@@ -16,8 +16,9 @@
 //! start).
 //!
 //! **Caveats.**
-//! - A former leader is served for as long as an event of etcd is under way. A new leader has its key some tenths of a
-//!   second before its promotion ends: the first sessions may find it read-only for that moment.
+//! - A former leader is served for as long as an event of etcd is under way.
+//! - A holder of the leader key whose member key does not say that it runs as the primary is served once its Patroni says
+//!   over REST that it does; one whose REST API has not answered for 3 s is served without that.
 //! - A leader key that has *expired*, or is missing from a snapshot, within 30 s (Patroni's default ttl) after etcd was
 //!   away (or nothing was heard of any cluster for 15 s) does not count before these are over, unless another leader shows up or the leader's member key says that
 //!   it is not the primary any more. With failsafe mode the leader has been running all the time, and takes its key
@@ -49,6 +50,7 @@ mod member;
 mod outage;
 mod processes;
 mod program;
+mod promotion;
 mod routes;
 mod schedule;
 mod session;
@@ -60,7 +62,8 @@ mod worker;
 
 use std::{future::Future, sync::Arc};
 
-use shared::store::Store;
+use reqwest::Client;
+use shared::{cells::http_client, store::Store};
 use tokio::sync::watch;
 
 use self::{error::RouterError, follow::Follow, haproxy::Haproxy, state_directory::StateDirectory};
@@ -72,6 +75,7 @@ pub(crate) struct Router {
     directory: Arc<StateDirectory>,
     haproxy: Haproxy,
     store: Arc<dyn Store>,
+    http: Client,
     ready: watch::Sender<bool>,
 }
 
@@ -97,6 +101,7 @@ impl Router {
             directory,
             haproxy,
             store,
+            http: http_client().map_err(RouterError::HttpClient)?,
             ready: watch::Sender::new(false),
         })
     }
@@ -110,7 +115,7 @@ impl Router {
     /// running for the next router.
     pub(crate) async fn run(self, stop: impl Future<Output = ()>) {
         let directory = Arc::clone(&self.directory);
-        let mut follow = Follow::new(&self.settings, &*self.store, self.haproxy, self.ready);
+        let mut follow = Follow::new(&self.settings, &*self.store, self.http, self.haproxy, self.ready);
         tokio::select! {
             () = stop => {}
             never = follow.run() => match never {},

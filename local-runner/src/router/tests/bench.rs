@@ -4,7 +4,10 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,7 +77,10 @@ impl Drop for Directory {
 pub(super) struct Server {
     pub(super) name: String,
     pub(super) address: SocketAddr,
-    task: JoinHandle<()>,
+    /// What its Patroni answers: whether it takes writes.
+    pub(super) writable: Arc<AtomicBool>,
+    api: SocketAddr,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Server {
@@ -92,17 +98,33 @@ impl Server {
                 });
             }
         });
+        let writable = Arc::new(AtomicBool::new(true));
+        let patroni = TcpListener::bind(("127.0.0.1", free_port())).await.unwrap();
+        let api = patroni.local_addr().unwrap();
+        let state = Arc::clone(&writable);
+        let status = axum::routing::get(async move || {
+            let role = if state.load(Ordering::SeqCst) {
+                "primary"
+            } else {
+                "replica"
+            };
+            format!(r#"{{"state":"running","role":"{role}"}}"#)
+        });
+        let app = axum::Router::new().route("/patroni", status);
+        let rest = tokio::spawn(async move { axum::serve(patroni, app).await.unwrap() });
         Self {
             name: name.to_owned(),
             address,
-            task,
+            writable,
+            api,
+            tasks: [task, rest],
         }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -203,7 +225,11 @@ impl Keys {
 
     pub(super) async fn member(&self, instance: &str, server: &Server, role: &str) {
         let key = format!("/service/{instance}/members/{}", server.name);
-        self.set(&key, &member(server.address, role)).await;
+        let value = format!(
+            r#"{{"conn_url":"postgres://{}/postgres","api_url":"http://{}/patroni","state":"running","role":"{role}","version":"4.1.5","timeline":1}}"#,
+            server.address, server.api
+        );
+        self.set(&key, &value).await;
     }
 
     pub(super) async fn lead(&self, instance: &str, server: &Server) {
@@ -220,9 +246,10 @@ impl Keys {
     }
 }
 
+/// What a member publishes that has no REST API.
 pub(super) fn member(address: SocketAddr, role: &str) -> String {
     format!(
-        r#"{{"conn_url":"postgres://{address}/postgres","api_url":"http://127.0.0.1:8008/patroni","state":"running","role":"{role}","version":"4.1.5","timeline":1}}"#
+        r#"{{"conn_url":"postgres://{address}/postgres","state":"running","role":"{role}","version":"4.1.5","timeline":1}}"#
     )
 }
 

@@ -1,6 +1,6 @@
 //! What clients see while all is well.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering::SeqCst, time::Instant};
 
 use super::bench::{Bench, PATIENCE, Server, Session, leads_nowhere, leads_to, port, reached};
 use tests::wait::eventually;
@@ -19,7 +19,7 @@ async fn sessions_follow_the_leader_key() {
     first.ends().await;
     let took = before.elapsed();
     second.ends().await;
-    assert_eq!(reached(port).await.as_deref(), Some("b"));
+    leads_to(port, &b).await;
     println!("sessions of the former leader ended {took:?} after the write began");
 }
 
@@ -45,6 +45,57 @@ async fn without_a_leader_connections_are_closed_at_once_and_sessions_end() {
     leads_nowhere(port).await;
     bench.keys.lead("i1", &a).await;
     leads_to(port, &a).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_is_served_when_its_promotion_has_ended() {
+    let mut bench = Bench::start().await;
+    let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
+    bench.keys.cluster("i1", port, &a, &b).await;
+    let mut session = leads_to(port, &a).await;
+    b.writable.store(false, SeqCst);
+    bench.keys.lead("i1", &b).await;
+    session.ends().await;
+    for _ in 0..50 {
+        assert_eq!(reached(port).await, None);
+    }
+    // Nor by a router that has just been started.
+    bench.router.take().unwrap().stop().await;
+    bench.start_router().await;
+    for _ in 0..50 {
+        assert_eq!(reached(port).await, None);
+    }
+    b.writable.store(true, SeqCst);
+    let mut session = leads_to(port, &b).await;
+
+    // What it says of itself a moment later is no news, but that it has become a standby again is.
+    bench.keys.member("i1", &b, "primary").await;
+    let other = super::bench::port();
+    bench.keys.cluster("i2", other, &a, &b).await;
+    leads_to(other, &a).await;
+    assert!(session.is_open());
+    b.writable.store(false, SeqCst);
+    bench.keys.member("i1", &b, "replica").await;
+    session.ends().await;
+    assert_eq!(reached(port).await, None);
+    b.writable.store(true, SeqCst);
+    leads_to(port, &b).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_patroni_cannot_be_asked_is_served_all_the_same() {
+    let bench = Bench::start().await;
+    let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
+    bench.keys.cluster("i1", port, &a, &b).await;
+    leads_to(port, &a).await;
+    let value = format!(
+        r#"{{"conn_url":"postgres://{}/postgres","api_url":"http://127.0.0.1:{}/patroni","state":"running","role":"replica"}}"#,
+        b.address,
+        tests::ports::free_port()
+    );
+    bench.keys.set("/service/i1/members/b", &value).await;
+    bench.keys.lead("i1", &b).await;
+    leads_to(port, &b).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
