@@ -33,4 +33,6 @@ pub mod request_log;
 pub mod runtime_api;
 pub mod simulation;
 pub mod stack;
+pub mod visitor;
 pub mod wait;
+pub mod writer;

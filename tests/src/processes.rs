@@ -18,6 +18,16 @@ pub struct Process {
     pub command: String,
 }
 
+impl Process {
+    /// Kills it, as a power cut would.
+    pub fn kill(&self) {
+        if let Some(id) = Pid::from_raw(self.id) {
+            // An error says that it has ended.
+            let _ = kill_process(id, Signal::KILL);
+        }
+    }
+}
+
 /// Processes whose working directory lies in `directory`, or whose command line names it. Zombies do not count.
 ///
 /// # Panics
@@ -53,10 +63,7 @@ pub fn kill_below(directory: &Path) -> Result<(), Vec<Process>> {
             return Err(left);
         }
         for process in left {
-            if let Some(id) = Pid::from_raw(process.id) {
-                // An error says that it has ended.
-                let _ = kill_process(id, Signal::KILL);
-            }
+            process.kill();
         }
         thread::sleep(Duration::from_millis(10));
     }

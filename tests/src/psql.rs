@@ -41,6 +41,14 @@ impl Session {
         async move { done.await.unwrap_or_else(|error| panic!("{shown}: {error:?}")) }
     }
 
+    /// Runs statements.
+    ///
+    /// # Errors
+    /// When they fail.
+    pub async fn try_to(&self, statements: &str) -> Result<(), Error> {
+        self.client.batch_execute(statements).await
+    }
+
     /// The single value, as text, that a query answers.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::Server;
+use crate::processes;
 
 /// A cell.
 #[derive(Debug)]
@@ -19,6 +20,16 @@ impl CellServer {
     #[must_use]
     pub fn nodes_directory(&self) -> PathBuf {
         self.data.join("nodes")
+    }
+
+    /// Kills the cell, and then Patroni and PostgreSQL of all its nodes, as a power cut would.
+    ///
+    /// # Panics
+    /// When something does not end.
+    pub fn cut_power(&mut self) {
+        self.server.kill();
+        let left = processes::kill_below(&self.nodes_directory());
+        left.expect("processes that can be killed");
     }
 
     /// What is left of nodes on its disk, quarantine included.
