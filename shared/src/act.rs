@@ -235,7 +235,7 @@ async fn carry_out(
         }
         Effect::ReleasePort(port) => {
             if let Some(port) = port {
-                ports::release(store, record, *port, settings.quarantine).await?;
+                ports::release(store, id, record.incarnation, *port, settings.quarantine).await?;
             }
             removal::sweep_projections(broker, record).await?;
             Finding::PortReleased

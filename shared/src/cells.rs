@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    cell_api::{Heartbeat, Refusal, StartNode, refusal},
+    cell_api::{CellStatus, Heartbeat, NodeStatus, Refusal, StartNode, refusal},
     config::Credentials,
     decide::placement::{CellView, Room},
     effect::StartAnswer,
@@ -25,6 +25,8 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// Most nodes stop within two seconds. For the others the same request is sent again by the next pass: gateways wait for
 /// half a minute at most.
 const REMOVE_LIMIT: Duration = Duration::from_secs(12);
+/// A cell answers this from memory.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// A cell that can be asked.
@@ -116,6 +118,11 @@ pub trait CellClient: Send + Sync {
     async fn start(&self, cell: &Cell, node: NodeId, request: &StartNode) -> StartAnswer;
     /// Asks a cell to remove a node for good. Idempotent.
     async fn remove(&self, cell: &Cell, node: NodeId) -> RemoveAnswer;
+    /// Asks a cell which nodes it holds.
+    ///
+    /// # Errors
+    /// When it does not say so, as a sentence. The original's cells cannot.
+    async fn nodes(&self, cell: &Cell) -> Result<Vec<NodeStatus>, String>;
 }
 
 /// Cells over HTTP.
@@ -216,6 +223,31 @@ impl CellClient for HttpCells {
             }
             Err(error) => RemoveAnswer::NotYet(format!("cell {guid} did not answer: {}", cause(&error))),
         }
+    }
+
+    async fn nodes(&self, cell: &Cell) -> Result<Vec<NodeStatus>, String> {
+        let guid = &cell.view.guid;
+        let asked = self
+            .client
+            .get(format!("{}/v2/service_instances", cell.uri.trim_end_matches('/')))
+            .basic_auth(&cell.username, Some(cell.password.expose_secret()))
+            .timeout(LIST_LIMIT)
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status);
+        let status = match asked {
+            Ok(response) => response.json::<CellStatus>().await,
+            Err(error) => Err(error),
+        };
+        let status =
+            status.map_err(|error| format!("cell {guid} does not say what it holds: {}", cause(&error)))?;
+        if status.guid != *guid {
+            return Err(format!(
+                "cell {} answers in the place of cell {guid}",
+                status.guid
+            ));
+        }
+        Ok(status.nodes)
     }
 }
 

@@ -17,6 +17,10 @@ pub const PORTS: &str = "/routing/ports";
 pub const PORTS_ADOPTED: &str = "/routing/adopted";
 /// Instances with an operation under way.
 pub const OPERATIONS: &str = "/operations";
+/// What reconcile remembers.
+pub const RECONCILE: &str = "/reconcile";
+/// How far reconcile has come in its round through all instances.
+pub const RECONCILE_CURSOR: &str = "/reconcile/cursor";
 /// Live cells.
 pub const CELLS: &str = "/cells";
 /// Outcomes of finished deprovisions, for a while.

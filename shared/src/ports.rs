@@ -12,7 +12,7 @@ use crate::{
     ids::{Incarnation, InstanceId, Port},
     keyspace,
     record::Record,
-    store::{Child, Read, Store, StoreError},
+    store::{Child, Index, Read, Store, StoreError},
 };
 
 /// How many owned ports are tried one by one before all owners are listed.
@@ -60,6 +60,40 @@ pub fn owner_value(instance: &InstanceId, incarnation: Incarnation) -> String {
     format!("{instance} {incarnation}")
 }
 
+/// What an owner key says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// One life of an instance.
+    Life(InstanceId, Incarnation),
+    /// An instance of an older router, which has no record: its allocation was adopted.
+    Legacy(InstanceId),
+    /// Nobody: the port was handed back a short while ago.
+    Quarantine,
+}
+
+impl Owner {
+    /// Reads the value of an owner key; `None` for anything else.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        if value == QUARANTINE {
+            return Some(Self::Quarantine);
+        }
+        match value.split_once(' ') {
+            None => Some(Self::Legacy(value.parse().ok()?)),
+            Some((id, incarnation)) => Some(Self::Life(id.parse().ok()?, incarnation.parse().ok()?)),
+        }
+    }
+
+    /// The instance that owns the port.
+    #[must_use]
+    pub fn instance(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Life(id, _) | Self::Legacy(id) => Some(id),
+            Self::Quarantine => None,
+        }
+    }
+}
+
 /// Reads where the search for a port starts. The first broker that meets ports of an older router adopts all of them
 /// before any port is handed out.
 ///
@@ -96,21 +130,33 @@ async fn adopt_allocations(store: &dyn Store) -> Result<(), StoreError> {
             );
             continue;
         };
-        match store.create(&keyspace::port(port), &id, None).await {
-            Ok(_) => tracing::info!(
-                instance = id,
-                port = port.number(),
-                "adopted the port of an older router's allocation"
-            ),
-            Err(StoreError::Conflict { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        adopt(store, &id, port).await?;
     }
     match store
         .create(keyspace::PORTS_ADOPTED, "all allocations have an owner", None)
         .await
     {
         Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives one allocation of an older router an owner key, unless the port has an owner. Answers whether it had none.
+///
+/// # Errors
+/// When etcd cannot be written.
+pub async fn adopt(store: &dyn Store, id: &str, port: Port) -> Result<bool, StoreError> {
+    match store.create(&keyspace::port(port), id, None).await {
+        Ok(_) => {
+            let port = port.number();
+            tracing::info!(
+                instance = id,
+                port,
+                "adopted the port of an older router's allocation"
+            );
+            Ok(true)
+        }
+        Err(StoreError::Conflict { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -156,7 +202,8 @@ pub async fn claim(
 /// Writes the allocation, which is the contract with the user, and moves the hint on.
 ///
 /// A late call cannot do harm: an allocation that is there is replaced only while this incarnation owns the port, and one
-/// that was written after the port was handed back is not served, because its owner does not agree.
+/// that was written after the port was handed back is not served, because its owner does not agree. An older router's
+/// allocation is never replaced: it is a contract that this broker knows nothing of. Answers whether anything was written.
 ///
 /// # Errors
 /// When etcd cannot be read or written.
@@ -165,26 +212,99 @@ pub async fn allocate(
     record: &Record,
     port: Port,
     range: PortRange,
-) -> Result<(), StoreError> {
-    let key = keyspace::allocation(&record.instance_id);
+) -> Result<bool, StoreError> {
+    let id = &record.instance_id;
+    let key = keyspace::allocation(id);
     let value = port.to_string();
     match store.create(&key, &value, None).await {
-        Ok(_) => return move_hint(store, range.after(port)).await,
+        Ok(_) => return move_hint(store, range.after(port)).await.map(|()| true),
         Err(StoreError::Conflict { .. }) => {}
         Err(error) => return Err(error),
     }
     let Some(there) = store.get(&key, Read::Quorum).await? else {
-        return Ok(());
+        return Ok(false);
     };
     if there.value == value {
-        return Ok(());
+        return Ok(false);
     }
-    let owner = store.get(&keyspace::port(port), Read::Quorum).await?;
-    let ours = owner_value(&record.instance_id, record.incarnation);
-    if owner.is_some_and(|owner| owner.value == ours) {
+    if let Ok(other) = there.value.trim().parse()
+        && owner(store, other)
+            .await?
+            .is_some_and(|(owner, _)| owner == Owner::Legacy(id.clone()))
+    {
+        tracing::error!(
+            instance = %id, port = port.number(), legacy = other.number(),
+            "the instance has a port of an older router: its allocation is left alone"
+        );
+        return Ok(false);
+    }
+    let ours = Owner::Life(id.clone(), record.incarnation);
+    if owner(store, port).await?.is_some_and(|(owner, _)| owner == ours) {
         store.compare_and_swap(&key, &value, there.index, None).await?;
+        return Ok(true);
     }
-    Ok(())
+    Ok(false)
+}
+
+/// The owner of a port, and the index of its key.
+async fn owner(store: &dyn Store, port: Port) -> Result<Option<(Owner, Index)>, StoreError> {
+    let entry = store.get(&keyspace::port(port), Read::Quorum).await?;
+    Ok(entry.and_then(|entry| Some((Owner::parse(&entry.value)?, entry.index))))
+}
+
+/// Makes a port its record's again whose owner key was lost, and says so in the log. Answers whether it was.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn restore(store: &dyn Store, record: &Record, port: Port) -> Result<bool, StoreError> {
+    let (id, incarnation) = (&record.instance_id, record.incarnation);
+    let (key, value) = (keyspace::port(port), owner_value(id, incarnation));
+    let there = store.get(&key, Read::Quorum).await?;
+    let owner = there.as_ref().and_then(|entry| Owner::parse(&entry.value));
+    let restored = match (&there, owner) {
+        (None, _) => store.create(&key, &value, None).await,
+        (_, Some(Owner::Life(owner, life))) if owner == *id && life == incarnation => return Ok(false),
+        // Nobody else can have got it: the record says that this life did.
+        (Some(entry), Some(Owner::Quarantine)) => {
+            store.compare_and_swap(&key, &value, entry.index, None).await
+        }
+        (Some(entry), Some(Owner::Legacy(owner))) if owner == *id => {
+            store.compare_and_swap(&key, &value, entry.index, None).await
+        }
+        (Some(entry), _) => {
+            tracing::error!(
+                instance = %id, port = port.number(), owner = entry.value,
+                "the port of this instance has another owner: nothing is done"
+            );
+            return Ok(false);
+        }
+    };
+    match restored {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts a port into quarantine that is still as it was seen. Answers whether it was.
+///
+/// # Errors
+/// When etcd cannot be written.
+pub async fn quarantine(
+    store: &dyn Store,
+    port: Port,
+    seen: Index,
+    how_long: Duration,
+) -> Result<bool, StoreError> {
+    let key = keyspace::port(port);
+    match store
+        .compare_and_swap(&key, QUARANTINE, seen, Some(how_long))
+        .await
+    {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes the hint unless that port is owned.
@@ -195,42 +315,39 @@ async fn move_hint(store: &dyn Store, next: Port) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes the allocation away and puts the port into quarantine, both only if they are this incarnation's.
+/// Takes the allocation away and puts the port into quarantine, both only if they are this incarnation's. Answers whether
+/// the port was.
 ///
 /// # Errors
 /// When etcd cannot be read or written.
 pub async fn release(
     store: &dyn Store,
-    record: &Record,
+    id: &InstanceId,
+    incarnation: Incarnation,
     port: Port,
-    quarantine: Duration,
-) -> Result<(), StoreError> {
-    let (allocation_key, owner_key) = (keyspace::allocation(&record.instance_id), keyspace::port(port));
+    how_long: Duration,
+) -> Result<bool, StoreError> {
+    let allocation_key = keyspace::allocation(id);
     // In this order: a later incarnation owns the port before it writes its allocation.
     let allocation = store.get(&allocation_key, Read::Quorum).await?;
-    let owner = store.get(&owner_key, Read::Quorum).await?;
-    let ours = owner_value(&record.instance_id, record.incarnation);
-    let is_another_life = owner
-        .as_ref()
-        .and_then(|owner| owner.value.strip_prefix(record.instance_id.as_str()))
-        .is_some_and(|rest| rest.starts_with(' ') && !ours.ends_with(rest));
+    let owner = owner(store, port).await?;
+    let is_another_life = match &owner {
+        Some((Owner::Life(owner, life), _)) => owner == id && *life != incarnation,
+        Some((Owner::Legacy(owner), _)) => owner == id,
+        Some((Owner::Quarantine, _)) | None => false,
+    };
     if let Some(allocation) = allocation
         && allocation.value == port.to_string()
         && !is_another_life
     {
         gone_or_other(store.compare_and_delete(&allocation_key, allocation.index).await)?;
     }
-    if let Some(owner) = owner
-        && owner.value == ours
-    {
-        gone_or_other(
-            store
-                .compare_and_swap(&owner_key, QUARANTINE, owner.index, Some(quarantine))
-                .await
-                .map(drop),
-        )?;
+    match owner {
+        Some((owner, index)) if owner == Owner::Life(id.clone(), incarnation) => {
+            quarantine(store, port, index, how_long).await
+        }
+        _ => Ok(false),
     }
-    Ok(())
 }
 
 /// Somebody else was faster: what was to be removed is gone, or is not what was seen.

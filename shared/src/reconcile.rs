@@ -1,7 +1,15 @@
-//! Finding operations that nobody polls, and what handlers that died left behind.
+//! Finding operations that nobody polls, what handlers that died left behind, and ([`drift`]) whatever else differs from the
+//! records.
 //!
 //! **Guarantees.** If only this ever runs, every operation still ends. Passes that overlap, in one process or in several, do
 //! no harm: each step is an [`advance`] like any other.
+
+mod cursor;
+pub mod drift;
+mod nodes;
+mod remains;
+mod settled;
+mod survey;
 
 use std::str::FromStr;
 

@@ -33,7 +33,7 @@ pub enum Child {
 }
 
 /// Everything below one directory, and the state of the store it was read from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tree {
     /// Each leaf by its absolute key.
     pub leaves: BTreeMap<String, Entry>,

@@ -7,10 +7,11 @@ use serde_json::Value;
 use crate::etcd::EtcdServer;
 
 /// Directories that stay once they were needed; empty, they say nothing.
-const LASTING: [&str; 9] = [
+const LASTING: [&str; 10] = [
     "/cells/",
     "/operations/",
     "/postgresql-patroni/",
+    "/reconcile/",
     "/routing/",
     "/routing/allocation/",
     "/routing/ports/",
@@ -45,11 +46,12 @@ impl Keys {
     }
 
     /// Without the hints that may change at any time and decide nothing: where the search for a port starts, that the
-    /// ports of an older router were looked for, and the loads in heartbeats, which come a moment after the nodes.
+    /// ports of an older router were looked for, how far reconcile has come, and the loads in heartbeats, which come a
+    /// moment after the nodes.
     #[must_use]
     pub fn without_hints(mut self) -> Self {
-        self.0
-            .retain(|key, _| key != "/routing/nextport" && key != "/routing/adopted");
+        const HINTS: [&str; 3] = ["/routing/nextport", "/routing/adopted", "/reconcile/cursor"];
+        self.0.retain(|key, _| !HINTS.contains(&key.as_str()));
         for (_, heartbeat) in self.0.iter_mut().filter(|(key, _)| key.starts_with("/cells/")) {
             let mut document: Value = serde_json::from_str(heartbeat).expect("a heartbeat is JSON");
             document["load"] = Value::Null;

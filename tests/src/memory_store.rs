@@ -39,6 +39,8 @@ struct State {
     /// Everything but the root by its absolute key. Whatever is here has its directories here.
     nodes: BTreeMap<String, Node>,
     watches: Vec<Watching>,
+    /// Nothing runs out of time before this.
+    next_end: Timestamp,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +66,7 @@ impl MemoryStore {
             index: FIRST,
             nodes: BTreeMap::new(),
             watches: Vec::new(),
+            next_end: Timestamp::MAX,
         };
         Self {
             clock,
@@ -193,6 +196,7 @@ impl State {
         }
         let index = self.advance();
         let ends = ttl.map(|ttl| now.checked_add(whole_seconds(ttl)).expect("within a century"));
+        self.next_end = ends.map_or(self.next_end, |ends| ends.min(self.next_end));
         let node = Node::Leaf {
             value: value.to_owned(),
             index,
@@ -243,12 +247,21 @@ impl State {
 
     /// Removes what has run out of time, the earliest first, as if somebody had looked at every moment.
     fn expire(&mut self, now: Timestamp) {
-        let ended = |(key, node): (&String, &Node)| match node {
-            Node::Leaf { ends: Some(ends), .. } if *ends <= now => Some((*ends, key.clone())),
+        if now < self.next_end {
+            return;
+        }
+        let with_an_end = |(key, node): (&String, &Node)| match node {
+            Node::Leaf { ends: Some(ends), .. } => Some((*ends, key.clone())),
             _ => None,
         };
-        let mut ended: Vec<_> = self.nodes.iter().filter_map(ended).collect();
+        let all = self.nodes.iter().filter_map(with_an_end);
+        let (mut ended, later): (Vec<_>, Vec<_>) = all.partition(|(ends, _)| *ends <= now);
         ended.sort_unstable();
+        self.next_end = later
+            .iter()
+            .map(|(ends, _)| *ends)
+            .min()
+            .unwrap_or(Timestamp::MAX);
         for (_, key) in ended {
             self.remove(&key, true);
         }

@@ -15,6 +15,7 @@
 pub mod audit;
 mod cell;
 mod chance;
+mod damage;
 mod database;
 mod handler;
 mod immediate;
@@ -29,6 +30,7 @@ mod world;
 pub use self::{
     chance::Chance,
     handler::{Handler, binding, instance},
+    immediate::now,
     process::{Accident, Fate, Process},
     schedule::Schedule,
     world::{Layout, World},

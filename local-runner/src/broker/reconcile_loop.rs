@@ -1,10 +1,20 @@
 //! Runs reconcile again and again: at once when an operation begins, quickly while there are any, and now and then
-//! otherwise, in case a change went unseen.
+//! otherwise, in case a change went unseen. Beside that, every half minute the next slice of all instances is compared with
+//! what is there.
 
 use std::time::Duration;
 
-use shared::{broker::Broker, keyspace, reconcile, store::WatchEvent};
-use tokio::time::{sleep, timeout};
+use shared::{
+    broker::Broker,
+    error::Error,
+    keyspace,
+    reconcile::{self, drift},
+    store::WatchEvent,
+};
+use tokio::{
+    join,
+    time::{sleep, timeout},
+};
 
 /// Between two passes while operations are under way: clusters come up in seconds.
 const BUSY: Duration = Duration::from_millis(300);
@@ -13,15 +23,37 @@ const PATIENT: Duration = Duration::from_secs(5);
 /// The longest time without a pass.
 const IDLE: Duration = Duration::from_secs(30);
 
+/// Between two slices.
+const SLICE: Duration = Duration::from_secs(30);
+
 pub(super) async fn run(broker: Broker) {
+    join!(operations(&broker), drift(&broker));
+}
+
+/// Half a minute after the start, not at once: cells that start with the broker take a moment to show up.
+async fn drift(broker: &Broker) {
+    loop {
+        sleep(SLICE).await;
+        if let Err(error) = drift::slice(broker).await {
+            complain(&error);
+        }
+    }
+}
+
+fn complain(error: &Error) {
+    let source = std::error::Error::source(error);
+    tracing::warn!(%error, source, "reconcile could not run");
+}
+
+async fn operations(broker: &Broker) {
     let mut changes = broker.store.watch(keyspace::OPERATIONS);
     loop {
-        let pause = match reconcile::operations(&broker).await {
+        let pause = match reconcile::operations(broker).await {
             Ok(found) if found.in_progress > 0 => BUSY,
             Ok(found) if found.waiting > 0 => PATIENT,
             Ok(_) => IDLE,
             Err(error) => {
-                tracing::warn!(%error, source = std::error::Error::source(&error), "reconcile could not run");
+                complain(&error);
                 PATIENT
             }
         };

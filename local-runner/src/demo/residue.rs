@@ -14,13 +14,14 @@ pub(super) struct Residue {
 }
 
 /// Directories that stay when what was in them is gone.
-const LASTING: [&str; 9] = [
+const LASTING: [&str; 10] = [
     keyspace::INSTANCES,
     keyspace::PATRONI,
     "/routing",
     keyspace::ALLOCATIONS,
     keyspace::PORTS,
     keyspace::OPERATIONS,
+    keyspace::RECONCILE,
     keyspace::CELLS,
     keyspace::TOMBSTONES,
     keyspace::REGISTRAR,
@@ -38,7 +39,7 @@ pub(super) fn in_etcd(tree: &Tree, instance: &InstanceId, port: u16) -> Residue 
         match key.as_str() {
             known if known == tombstone && runs_out => (),
             known if known == port && entry.value == "quarantine" && runs_out => (),
-            keyspace::NEXT_PORT | keyspace::PORTS_ADOPTED => infrastructure += 1,
+            keyspace::NEXT_PORT | keyspace::PORTS_ADOPTED | keyspace::RECONCILE_CURSOR => infrastructure += 1,
             known if known.starts_with(&cells) => infrastructure += 1,
             _ => faults.push(format!(
                 "{key} = {}",

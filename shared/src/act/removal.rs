@@ -79,7 +79,7 @@ pub async fn take_back(broker: &Broker, record: &Record) -> Result<(), Error> {
         delete_projection(store, id, *node).await?;
     }
     if let PortClaim::Candidate { port, .. } | PortClaim::Owned { port } = record.port {
-        ports::release(store, record, port, broker.settings.quarantine).await?;
+        ports::release(store, id, record.incarnation, port, broker.settings.quarantine).await?;
     }
     remove_directories(store, id).await?;
     Ok(())

@@ -144,6 +144,7 @@ fn is_background(key: &str, value: &str) -> bool {
         || key.starts_with("/tombstones/")
         || key == keyspace::PORTS_ADOPTED
         || key == keyspace::NEXT_PORT
+        || key == keyspace::RECONCILE_CURSOR
         || (key.starts_with("/routing/ports/") && value == "quarantine")
 }
 

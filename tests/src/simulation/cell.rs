@@ -157,6 +157,17 @@ impl Cell {
         self.beat(store);
     }
 
+    /// Has a node set aside.
+    pub(super) fn keep(&mut self, patroni: Patroni) {
+        let node = patroni.id.node;
+        let held = Held {
+            patroni,
+            life: Life::SetAside,
+            nudged: false,
+        };
+        self.nodes.insert(node, held);
+    }
+
     /// The end of a node that was told to go.
     pub(super) fn remove(&mut self, store: &MemoryStore, node: NodeId) {
         let Some(mut held) = self.nodes.remove(&node) else {

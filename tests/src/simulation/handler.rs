@@ -222,6 +222,14 @@ impl Handler {
         Ok(found.in_progress + found.waiting)
     }
 
+    /// A look at the next slice of all instances. Answers how many things it mended.
+    ///
+    /// # Errors
+    /// As [`reconcile::drift::slice`].
+    pub async fn mend(&self) -> Result<usize, Error> {
+        Ok(reconcile::drift::slice(&self.broker).await?.mended)
+    }
+
     /// A pass that carries every effect out twice: [`advance`], as a handler does it that forgets what it has done.
     ///
     /// # Errors

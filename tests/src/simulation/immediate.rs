@@ -9,7 +9,7 @@ use std::{
 ///
 /// # Panics
 /// When it has to wait.
-pub(super) fn now<T>(future: impl Future<Output = T>) -> T {
+pub fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
         Poll::Pending => panic!("the store in memory never waits"),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Map, Value};
 use shared::{
-    cell_api::{REST_USER, StartNode},
+    cell_api::{NodeState, NodeStatus, REST_USER, StartNode},
     cells::RemoveAnswer,
     database::{DatabaseError, Door, Login},
     effect::StartAnswer,
@@ -15,7 +15,7 @@ use shared::{
 
 use super::{
     World,
-    cell::{Cell, Life},
+    cell::{Cell, Held, Life},
     database::{Database, instance_at, is_target},
     immediate::now,
     judgement::{Identity, admit, dismiss},
@@ -113,6 +113,24 @@ impl World {
             RemoveAnswer::NotYet(format!("cell {} is still stopping it", cell.guid))
         });
         gone.unwrap_or_else(unreachable)
+    }
+
+    /// What a cell says that it holds.
+    pub(super) fn nodes(&self, cell: &CellGuid) -> Result<Vec<NodeStatus>, String> {
+        let status = |held: &Held| NodeStatus {
+            node_id: held.patroni.id.node,
+            instance_id: held.patroni.id.instance.clone(),
+            incarnation: held.patroni.id.incarnation,
+            state: match held.life {
+                Life::Runs | Life::Doubted => NodeState::Running,
+                Life::SetAside => NodeState::Quarantined,
+                Life::Ends { .. } => NodeState::Stopping,
+            },
+            address: format!("{}:15000", held.patroni.id.cell),
+            rest_address: held.patroni.api(),
+        };
+        let held = self.at_cell(cell, |cell| cell.nodes.values().map(status).collect());
+        held.ok_or_else(|| format!("cell {cell} cannot be reached"))
     }
 
     /// The Patroni that answers at this URL.

@@ -62,6 +62,7 @@ pub struct Process {
 struct State {
     fate: Fate,
     calls: usize,
+    reads: usize,
     dead: bool,
     /// While set, it stands still, until that time if there is one.
     frozen: Option<Option<Timestamp>>,
@@ -86,6 +87,7 @@ impl Process {
         let state = State {
             fate,
             calls: 0,
+            reads: 0,
             dead: false,
             frozen: None,
             interleaved,
@@ -106,6 +108,16 @@ impl Process {
     #[must_use]
     pub fn calls(&self) -> usize {
         self.with(|state| state.calls)
+    }
+
+    /// How many reads it has begun, and questions to cells.
+    #[must_use]
+    pub fn reads(&self) -> usize {
+        self.with(|state| state.reads)
+    }
+
+    pub(super) fn reads_once_more(&self) {
+        self.with(|state| state.reads += 1);
     }
 
     /// Whether it was killed.

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use shared::{
-    cell_api::StartNode,
+    cell_api::{NodeStatus, StartNode},
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
     database::{DatabaseError, Databases, Door, Login, NodePasswords},
@@ -79,6 +79,11 @@ impl Wire {
 
     async fn pause(&self) {
         self.process.pause(|| self.world.clock.now()).await;
+    }
+
+    async fn read(&self) {
+        self.process.reads_once_more();
+        self.pause().await;
     }
 
     fn freeze(&self, seconds: Option<u32>) {
@@ -160,17 +165,17 @@ impl Wire {
 #[async_trait]
 impl Store for Wire {
     async fn get(&self, key: &str, read: Read) -> Result<Option<Entry>, StoreError> {
-        self.pause().await;
+        self.read().await;
         self.world.store.get(key, read).await
     }
 
     async fn list(&self, directory: &str, read: Read) -> Result<Option<BTreeMap<String, Child>>, StoreError> {
-        self.pause().await;
+        self.read().await;
         self.world.store.list(directory, read).await
     }
 
     async fn tree(&self, directory: &str, read: Read) -> Result<Option<Tree>, StoreError> {
-        self.pause().await;
+        self.read().await;
         self.world.store.tree(directory, read).await
     }
 
@@ -228,6 +233,11 @@ impl CellClient for Wire {
             looked.map_or_else(|answer| answer, |()| world.admit(&guid, node, &request))
         };
         self.call(&name, call, lost, refused).await
+    }
+
+    async fn nodes(&self, cell: &Cell) -> Result<Vec<NodeStatus>, String> {
+        self.read().await;
+        self.world.nodes(&cell.view.guid)
     }
 
     async fn remove(&self, cell: &Cell, node: NodeId) -> RemoveAnswer {

@@ -5,6 +5,7 @@
 
 mod bindings;
 mod crashes;
+mod drift;
 mod freezes;
 mod races;
 mod story;

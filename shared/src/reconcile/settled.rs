@@ -1,0 +1,222 @@
+//! An instance with a record: what differs from it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    drift::Run,
+    nodes,
+    survey::{OwnerKey, Traces},
+};
+use crate::{
+    act,
+    advance::{advance, read_record},
+    binding::Binding,
+    error::Error,
+    ids::{InstanceId, NodeId},
+    keyspace,
+    marker::Marker,
+    ports::{self, Owner},
+    record::Record,
+    store::{Entry, Index, Read, StoreError, Tree},
+};
+
+/// A record at rest, and everything that is beside it.
+#[derive(Clone, Copy)]
+pub(super) struct Seen<'s> {
+    pub(super) record: &'s Record,
+    pub(super) index: Index,
+    pub(super) tree: &'s Tree,
+}
+
+/// An instance that is under way must be marked, or nobody would come to it.
+pub(super) async fn mark_again(run: &Run<'_>, record: &Record) -> Result<(), Error> {
+    let id = &record.instance_id;
+    let Some(operation) = record.latest_operation() else {
+        return Ok(());
+    };
+    let marker = Marker {
+        incarnation: record.incarnation,
+        operation: operation.id,
+        since: operation.started,
+    };
+    // Should the operation have ended meanwhile, its marker is one of those that say nothing.
+    match run
+        .broker
+        .store
+        .create(&keyspace::operation(id), &marker.to_json(), None)
+        .await
+    {
+        Ok(_) => run.mended(
+            id,
+            "the marker was written again",
+            "an operation was under way without one, and nobody would have come to it",
+        ),
+        Err(StoreError::Conflict { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Compares everything with the record, and mends what differs.
+pub(super) async fn check(run: &Run<'_>, seen: Seen<'_>, traces: &Traces) -> Result<(), Error> {
+    let (broker, record) = (run.broker, seen.record);
+    let wrote = [projections(run, seen).await?, port(run, record, traces).await?];
+    if wrote.contains(&true) {
+        let now = read_record(broker, &record.instance_id).await?;
+        if now.is_none_or(|now| now.index != seen.index) {
+            act::take_back(broker, record).await?;
+            return Ok(());
+        }
+    }
+    superfluous_ports(run, record, traces).await?;
+    bindings(run, seen).await?;
+    nodes::unknown_to_the_record(run, record, &traces.nodes).await?;
+    nodes::unknown_to_their_cell(run, seen).await?;
+    let is_away = |cell| !run.survey.cells.contains_key(cell);
+    let mut nodes = record.nodes.values();
+    if nodes.any(|node| node.missing_since.is_some() || is_away(&node.cell)) {
+        advance(broker, &record.instance_id).await?;
+    }
+    Ok(())
+}
+
+/// Answers whether anything was written that must go if the record has moved.
+async fn projections(run: &Run<'_>, seen: Seen<'_>) -> Result<bool, Error> {
+    let (store, record) = (&*run.broker.store, seen.record);
+    let id = &record.instance_id;
+    let mut there: BTreeMap<NodeId, &Entry> = BTreeMap::new();
+    let directory = format!("{}/", keyspace::nodes(id));
+    for (key, entry) in &seen.tree.leaves {
+        let node = key
+            .strip_prefix(&directory)
+            .and_then(|rest| rest.strip_suffix("/backend"));
+        if let Some(node) = node.and_then(|node| node.parse().ok()) {
+            there.insert(node, entry);
+        }
+    }
+    let mut wrote = false;
+    for (node, placed) in &record.nodes {
+        let (key, cell) = (keyspace::backend(id, *node), placed.cell.as_str());
+        let (written, why) = match there.remove(node) {
+            Some(entry) if entry.value == cell => continue,
+            Some(entry) => (
+                store.compare_and_swap(&key, cell, entry.index, None).await,
+                format!("it named {} as the cell", entry.value),
+            ),
+            None => (store.create(&key, cell, None).await, "it was missing".to_owned()),
+        };
+        match written {
+            Ok(_) => run.mended(id, &format!("the projection of node {node}"), &why),
+            Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => continue,
+            Err(error) => return Err(error.into()),
+        }
+        wrote = true;
+    }
+    for (node, entry) in there {
+        remove_projection(run, record, node, entry.index).await?;
+    }
+    let is_named = |name: &str| name.parse().is_ok_and(|node| record.nodes.contains_key(&node));
+    for empty in &seen.tree.directories {
+        let inside = format!("{empty}/");
+        let name = empty.strip_prefix(&directory);
+        if name.is_some_and(|name| !is_named(name))
+            && !seen.tree.leaves.keys().any(|key| key.starts_with(&inside))
+        {
+            ports::gone_or_other(store.remove_empty_directory(empty).await)?;
+        }
+    }
+    Ok(wrote)
+}
+
+async fn remove_projection(run: &Run<'_>, record: &Record, node: NodeId, seen: Index) -> Result<(), Error> {
+    let (store, id) = (&*run.broker.store, &record.instance_id);
+    if delete(run, &keyspace::backend(id, node), seen).await? {
+        ports::gone_or_other(store.remove_empty_directory(&keyspace::node(id, node)).await)?;
+        let what = format!("the projection of node {node} was removed");
+        run.mended(id, &what, "the record does not name the node");
+    }
+    Ok(())
+}
+
+/// Deletes a leaf that is still as it was seen. Answers whether it was.
+pub(super) async fn delete(run: &Run<'_>, key: &str, seen: Index) -> Result<bool, StoreError> {
+    match run.broker.store.compare_and_delete(key, seen).await {
+        Ok(()) => Ok(true),
+        Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Answers whether anything was written that must go if the record has moved.
+async fn port(run: &Run<'_>, record: &Record, traces: &Traces) -> Result<bool, Error> {
+    let (store, id) = (&*run.broker.store, &record.instance_id);
+    let Some(port) = record.port.owned() else {
+        return Ok(false);
+    };
+    let mut wrote = false;
+    let ours = Owner::Life(id.clone(), record.incarnation);
+    let is_owned = traces
+        .owners
+        .iter()
+        .any(|key| key.port == port && key.owner == ours);
+    if !is_owned && ports::restore(store, record, port).await? {
+        wrote = true;
+        run.mended(
+            id,
+            &format!("the owner key of port {port}"),
+            "the record owns the port, and the key did not say so",
+        );
+    }
+    let allocation = traces.allocation.as_ref();
+    if allocation.is_none_or(|entry| entry.value != port.to_string())
+        && ports::allocate(store, record, port, run.broker.settings.ports).await?
+    {
+        wrote = true;
+        let why = allocation.map_or("it was missing".to_owned(), |entry| {
+            format!("it was {}", entry.value)
+        });
+        run.mended(id, &format!("the allocation of port {port}"), &why);
+    }
+    Ok(wrote)
+}
+
+/// Owner keys of earlier lives, and those that this life has claimed and then not taken. The record, read after them, says
+/// that they are nobody's.
+async fn superfluous_ports(run: &Run<'_>, record: &Record, traces: &Traces) -> Result<(), Error> {
+    let (store, id) = (&*run.broker.store, &record.instance_id);
+    for OwnerKey { port, owner, entry } in &traces.owners {
+        let why = match (owner, record.port.owned()) {
+            (Owner::Life(_, life), _) if *life != record.incarnation => {
+                "its owner is a life of the instance that is over"
+            }
+            (Owner::Life(..), Some(owned)) if owned != *port => "the instance has another port",
+            _ => continue,
+        };
+        let how_long = run.broker.settings.quarantine;
+        if ports::quarantine(store, *port, entry.index, how_long).await? {
+            run.mended(id, &format!("port {port} went to quarantine"), why);
+        }
+    }
+    Ok(())
+}
+
+async fn bindings(run: &Run<'_>, seen: Seen<'_>) -> Result<(), Error> {
+    let id = &seen.record.instance_id;
+    let directory = format!("{}/", keyspace::bindings(id));
+    for (key, entry) in &seen.tree.leaves {
+        let is_over = |binding: Binding| binding.instance_incarnation != seen.record.incarnation;
+        if key.starts_with(&directory)
+            && Binding::parse(&entry.value).is_ok_and(is_over)
+            && delete(run, key, entry.index).await?
+        {
+            let what = format!("the binding {} was removed", keyspace::last_segment(key));
+            run.mended(id, &what, "it is of a life of the instance that is over");
+        }
+    }
+    Ok(())
+}
+
+/// The marker of an instance, if there is one.
+pub(super) async fn marker(run: &Run<'_>, id: &InstanceId) -> Result<Option<Entry>, StoreError> {
+    run.broker.store.get(&keyspace::operation(id), Read::Quorum).await
+}
