@@ -5,26 +5,48 @@
 
 use std::sync::Arc;
 
-use lambda_http::{Request, service_fn};
+use lambda_http::{
+    Request,
+    lambda_runtime::{self, LambdaEvent},
+    service_fn,
+};
+use serde_json::Value;
 use shared::config::Config;
 use tracing_subscriber::EnvFilter;
 
-use crate::{app::App, front_door, routes::Route};
+use crate::{app::App, front_door, reconcile, routes::Route};
 
 /// Serves one endpoint to the Lambda runtime API until the process ends.
 ///
 /// # Errors
 /// When the configuration is not usable, or the runtime API goes away.
 pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(EnvFilter::new("info"))
-        .with_current_span(false)
-        .init();
-    let app = Arc::new(App::new(Config::load(None)?)?);
+    let app = prepare()?;
     lambda_http::run(service_fn(move |request: Request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, std::convert::Infallible>(front_door::pass(&app, route, request).await) }
     }))
     .await
+}
+
+/// Serves the events of a schedule, whatever they hold, to the Lambda runtime API until the process ends.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
+    let app = prepare()?;
+    lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
+        let app = Arc::clone(&app);
+        async move { reconcile::handle(&app).await.map_err(lambda_http::Error::from) }
+    }))
+    .await
+}
+
+fn prepare() -> Result<Arc<App>, lambda_http::Error> {
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(EnvFilter::new("info"))
+        .with_current_span(false)
+        .init();
+    Ok(Arc::new(App::new(Config::load(None)?)?))
 }

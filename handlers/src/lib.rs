@@ -11,6 +11,7 @@ pub mod front_door;
 pub mod function;
 pub mod last_operation;
 pub mod provision;
+pub mod reconcile;
 pub mod request;
 pub mod response;
 pub mod routes;

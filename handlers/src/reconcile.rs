@@ -1,0 +1,26 @@
+//! What a schedule starts: everything that nobody asks for and that has to be done all the same (design.md, 5).
+
+use serde_json::{Value, json};
+use shared::{
+    error::Error,
+    reconcile::{self, drift},
+};
+
+use crate::app::App;
+
+/// Moves all operations on, and looks at the next slice of all instances. Answers what was found, in numbers.
+///
+/// # Errors
+/// When etcd cannot be read. Whatever could be done is done; the next event begins anew.
+pub async fn handle(app: &App) -> Result<Value, Error> {
+    let operations = reconcile::operations(&app.broker).await?;
+    let slice = drift::slice(&app.broker).await?;
+    let found = json!({
+        "in_progress": operations.in_progress,
+        "waiting": operations.waiting,
+        "checked": slice.checked,
+        "mended": slice.mended,
+    });
+    tracing::info!(%found, "reconciled");
+    Ok(found)
+}
