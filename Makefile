@@ -5,7 +5,10 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 endif
 CARGO ?= cargo
 PREFIX ?= /usr/local
-RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+CFN_LINT_VERSION := 1.58.0
+CFN_LINT := $(TARGET)/tools/cfn-lint-$(CFN_LINT_VERSION)/bin/cfn-lint
 
 .PHONY: help dependencies build demo test bench install clean
 
@@ -22,7 +25,8 @@ build: dependencies ## build the broker: target/release/local-runner, also named
 demo: build ## show the broker at work on this machine
 	$(RELEASE)/local-runner demo
 
-test: dependencies ## check the format, lint, and run all tests
+test: dependencies $(CFN_LINT) ## check the format, lint, and run all tests
+	$(CFN_LINT) template.yaml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) build --locked --workspace # the tests start these binaries
@@ -30,6 +34,10 @@ test: dependencies ## check the format, lint, and run all tests
 
 bench: build ## measure: a provision against the same Patroni nodes started by hand (PAIRS=10)
 	$(CARGO) bench --locked -p tests --bench provision
+
+$(CFN_LINT): | dependencies
+	/usr/bin/python3 -m venv --clear $(@D)/..
+	$(@D)/pip install --quiet --disable-pip-version-check cfn-lint==$(CFN_LINT_VERSION)
 
 install: ## install the built broker under both names into PREFIX/bin (run `make build` first)
 	install -d $(DESTDIR)$(PREFIX)/bin
