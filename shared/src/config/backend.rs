@@ -22,7 +22,7 @@ pub struct Backend {
     pub credentials: Credentials,
 }
 
-const KEYS: &[&str] = &["guid", "availability_zone", "uri", "username", "password"];
+pub(super) const KEYS: &[&str] = &["guid", "availability_zone", "uri", "username", "password"];
 
 pub(super) fn read(value: Value) -> Result<Vec<Backend>, ConfigError> {
     let (mut guids, mut uris) = (Unique::default(), Unique::default());

@@ -7,9 +7,9 @@ use crate::catalog::{Cluster, NodeCount, PatroniTiming};
 use super::{error::ConfigError, postgresql, section::Section, value::Value};
 
 pub(super) const KEYS: &[&str] = &["nodes", "postgresql", "synchronous", "patroni"];
-const NODES_KEYS: &[&str] = &["default", "max"];
-const POSTGRESQL_KEYS: &[&str] = &["parameters"];
-const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover"];
+pub(super) const NODES_KEYS: &[&str] = &["default", "max"];
+pub(super) const POSTGRESQL_KEYS: &[&str] = &["parameters"];
+pub(super) const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover"];
 
 /// More replicas than this stream from one leader only with care that the broker does not take.
 const MOST_NODES: u32 = 32;

@@ -36,7 +36,7 @@ const SECTIONS: &[&str] = &[
 ];
 
 /// The keys that have variables, by the path of their section.
-const VARIABLES: &[(&str, &[&str])] = &[
+pub(super) const VARIABLES: &[(&str, &[&str])] = &[
     ("broker", broker::KEYS),
     ("router", router::KEYS),
     ("kvstore", kvstore::KEYS),

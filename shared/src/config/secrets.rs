@@ -16,7 +16,7 @@ use super::{
 };
 
 pub(super) const KEYS: &[&str] = &["master_keys"];
-const MASTER_KEY_KEYS: &[&str] = &["id", "environment", "file", "value_for_development"];
+pub(super) const MASTER_KEY_KEYS: &[&str] = &["id", "environment", "file", "value_for_development"];
 /// How to make a key, for messages.
 const RECIPE: &str = "32 random bytes in base64 or hexadecimal, for example from 'openssl rand -base64 32'";
 

@@ -3,6 +3,7 @@
 mod defaults;
 mod disclosure;
 mod example;
+mod reference;
 mod refusals;
 mod refusals_of_catalog;
 mod sources;
