@@ -23,7 +23,8 @@ use crate::{
     master_keys::Kind,
     ports,
     record::{PortClaim, Record},
-    store::Index,
+    roll::{self, Roll},
+    store::{Index, StoreError},
 };
 
 pub use self::removal::{remove_directories, take_back};
@@ -42,7 +43,7 @@ pub struct Scene<'a> {
 /// What one effect found out.
 enum Finding {
     Nothing,
-    Cells(Vec<Cell>),
+    Cells(Vec<Cell>, Option<Roll>),
     Port(PortFact),
     Started(NodeId, StartAnswer),
     Removed(NodeId, RemoveAnswer),
@@ -88,14 +89,21 @@ pub async fn act(
 ) -> Result<(), Error> {
     let calls_cells = |effect: &Effect| matches!(effect, Effect::Start(_) | Effect::Remove(_));
     if directory.is_empty() && effects.iter().any(calls_cells) {
-        *directory = Directory::of(broker.settings.known_cells.list(&*broker.store).await?);
+        // Who has to be removed may be on a cell that is missing.
+        let removes = effects.iter().any(|effect| matches!(effect, Effect::Remove(_)));
+        let listed = if removes {
+            list_cells(broker).await?
+        } else {
+            Finding::Cells(broker.settings.known_cells.list(&*broker.store).await?, None)
+        };
+        take_in(vec![Ok(listed)], directory, facts);
     }
     let is_last = |effect: &&Effect| matches!(effect, Effect::Unmark | Effect::Bury);
     let (last, first): (Vec<&Effect>, Vec<&Effect>) = effects.iter().partition(is_last);
     let done = join_all(
         first
             .into_iter()
-            .map(|effect| carry_out(broker, scene, effect, directory)),
+            .map(|effect| carry_out(broker, scene, effect, directory, facts)),
     )
     .await;
     let failed = take_in(done, directory, facts);
@@ -104,7 +112,7 @@ pub async fn act(
         None => {
             let done = join_all(
                 last.into_iter()
-                    .map(|effect| carry_out(broker, scene, effect, directory)),
+                    .map(|effect| carry_out(broker, scene, effect, directory, facts)),
             )
             .await;
             take_in(done, directory, facts).map_or(Ok(()), Err)
@@ -119,8 +127,9 @@ fn take_in(done: Vec<Result<Finding, Error>>, directory: &mut Directory, facts: 
         match finding {
             Err(error) => failed = failed.or(Some(error)),
             Ok(Finding::Nothing) => {}
-            Ok(Finding::Cells(cells)) => {
+            Ok(Finding::Cells(cells, roll)) => {
                 facts.cells = Some(cells.iter().map(|cell| cell.view.clone()).collect());
+                facts.roll = roll.or(facts.roll.take());
                 *directory = Directory::of(cells);
             }
             Ok(Finding::Port(fact)) => facts.port = fact,
@@ -149,11 +158,12 @@ async fn carry_out(
     scene: Scene<'_>,
     effect: &Effect,
     directory: &Directory,
+    facts: &Facts,
 ) -> Result<Finding, Error> {
     let (store, settings, record) = (&*broker.store, &broker.settings, scene.record);
     let id = &record.instance_id;
     Ok(match effect {
-        Effect::ListCells => Finding::Cells(settings.known_cells.list(store).await?),
+        Effect::ListCells => list_cells(broker).await?,
         Effect::ClaimPort(port) => {
             let misses = match record.port {
                 PortClaim::Candidate { misses, .. } => misses,
@@ -178,7 +188,7 @@ async fn carry_out(
             Finding::Nothing
         }
         Effect::Start(node) => start(broker, record, *node, directory).await?,
-        Effect::Remove(node) => remove(broker, record, *node, directory).await,
+        Effect::Remove(node) => remove(broker, record, *node, directory, facts).await,
         Effect::Forget(nodes) => {
             for node in nodes {
                 removal::forget(store, id, *node, scene.cluster).await?;
@@ -249,11 +259,35 @@ async fn carry_out(
             Finding::Nothing
         }
         Effect::Bury => removal::bury(broker, scene).await?,
+        Effect::Mark => {
+            removal::mark(broker, record).await?;
+            Finding::Nothing
+        }
         Effect::Unmark => {
             removal::unmark(broker, record).await?;
             Finding::Nothing
         }
     })
+}
+
+/// The cells that are there, and the roll.
+async fn list_cells(broker: &Broker) -> Result<Finding, Error> {
+    let (cells, roll) = call_roll(broker).await?;
+    Ok(Finding::Cells(cells, Some(roll)))
+}
+
+/// Lists the cells, and writes down since when others are missing. To be called now and then, also while no instance needs
+/// it: the roll must know a cell before it is missing.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn call_roll(broker: &Broker) -> Result<(Vec<Cell>, Roll), StoreError> {
+    let (store, settings) = (&*broker.store, &broker.settings);
+    let cells = settings.known_cells.list(store).await?;
+    let alive = cells.iter().filter(|cell| cell.view.is_alive());
+    let alive = alive.map(|cell| cell.view.guid.clone()).collect();
+    let roll = roll::call(store, &alive, broker.clock.now(), settings.replace_after).await?;
+    Ok((cells, roll))
 }
 
 async fn start(
@@ -269,7 +303,11 @@ async fn start(
         let answer = StartAnswer::Refused(format!("cell {} is not alive", placed.cell));
         return Ok(Finding::Started(node, answer));
     };
-    let configuration = dynamic_configuration::while_growing(&broker.plan_configuration(record)?);
+    let plan = match broker.plan_configuration(record) {
+        Ok(plan) => plan,
+        Err(error) => return Ok(Finding::Started(node, StartAnswer::Unclear(error.to_string()))),
+    };
+    let configuration = dynamic_configuration::while_growing(&plan);
     let request = broker.start_request(record, node, configuration)?;
     let answer = broker.cells.start(cell, node, &request).await;
     if let StartAnswer::Refused(reason) | StartAnswer::Unclear(reason) = &answer {
@@ -278,10 +316,24 @@ async fn start(
     Ok(Finding::Started(node, answer))
 }
 
-async fn remove(broker: &Broker, record: &Record, node: NodeId, directory: &Directory) -> Finding {
+async fn remove(
+    broker: &Broker,
+    record: &Record,
+    node: NodeId,
+    directory: &Directory,
+    facts: &Facts,
+) -> Finding {
     let Some(placed) = record.nodes.get(&node) else {
         return Finding::Nothing;
     };
+    if facts
+        .roll
+        .as_ref()
+        .is_some_and(|roll| roll.is_destroyed(&placed.cell))
+    {
+        tracing::info!(instance = %record.instance_id, %node, cell = %placed.cell, "the cell is destroyed; its node counts as gone");
+        return Finding::Removed(node, RemoveAnswer::Gone);
+    }
     let Some(cell) = directory.0.get(&placed.cell) else {
         return Finding::Removed(
             node,

@@ -7,7 +7,6 @@
 //! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
 
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Map;
 use tokio::join;
 use uuid::Uuid;
 
@@ -21,7 +20,7 @@ use crate::{
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{Operation, Record, State},
+    record::{Operation, Record},
     store::{Index, Read, StoreError},
 };
 
@@ -144,25 +143,22 @@ impl<'b> Walk<'b> {
     }
 
     /// The record as it should be, and what is to be done once it is.
-    ///
-    /// # Errors
-    /// When the instance's plan is not in the catalog any more.
-    pub fn decide(&self, record: &Record) -> Result<Decision, Error> {
-        // Only what makes the cluster needs the plan: anything else must not fail because it was taken from the catalog.
-        let plan = match (record.state, &record.operation) {
-            (State::Active, Some(_)) => self.broker.plan_configuration(record)?,
-            _ => Map::new(),
-        };
+    #[must_use]
+    pub fn decide(&self, record: &Record) -> Decision {
+        // Whatever was taken from the catalog, operations end at their deadline.
+        let plan = self.broker.plan_configuration(record).ok();
+        let replace_after = self.broker.settings.replace_after;
         let mut decision = decide(&Situation {
             record,
             cluster: &self.cluster,
             facts: &self.facts,
-            plan: &plan,
+            plan: plan.as_ref(),
+            replace_after: SignedDuration::try_from(replace_after).unwrap_or(SignedDuration::MAX),
             now: self.broker.clock.now(),
             seed: self.seed,
         });
         decision.effects.retain(|effect| !self.done.contains(effect));
-        Ok(decision)
+        decision
     }
 
     /// Carries out what was decided, now that the record says so.
@@ -192,7 +188,7 @@ impl<'b> Walk<'b> {
         let id = current.record.instance_id.clone();
         let mut lost = false;
         for _ in 0..ROUNDS {
-            let Decision { record, effects } = self.decide(&current.record)?;
+            let Decision { record, effects } = self.decide(&current.record);
             if record != current.record {
                 match write(broker, &current, &record).await? {
                     Some(index) => {

@@ -57,6 +57,8 @@ pub struct Settings {
     pub synchronous_wait: Duration,
     /// How long the outcome of a deprovision is kept.
     pub tombstone_ttl: Duration,
+    /// How long a cell must be missing before its nodes are replaced.
+    pub replace_after: Duration,
     /// What is known of cells beside their heartbeats.
     pub known_cells: KnownCells,
     /// Where passwords come from.

@@ -25,6 +25,8 @@ pub struct Cluster {
     pub members: BTreeMap<String, Member>,
     /// Patroni's dynamic configuration.
     pub config: Option<Value>,
+    /// The standbys that commits wait for, in synchronous mode: only one of them can take over.
+    pub synchronous: Vec<String>,
     /// Every leaf with its index: what a deprovision deletes, each on the index seen here.
     pub leaves: Vec<(String, Index)>,
     /// Every directory below the scope.
@@ -119,6 +121,14 @@ pub fn address_of(conn_url: &str) -> Option<String> {
     (!host.is_empty() && port.parse::<u16>().is_ok()).then(|| address.to_owned())
 }
 
+/// The names in Patroni's `sync` key: `{"leader": "a", "sync_standby": "b,c"}`.
+fn standbys(text: &str) -> Vec<String> {
+    let sync: Value = serde_json::from_str(text).unwrap_or_default();
+    let names = sync["sync_standby"].as_str().unwrap_or_default();
+    let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
 impl Cluster {
     /// Reads a cluster from everything below its scope; an absent scope is a cluster with nothing in it.
     #[must_use]
@@ -142,6 +152,7 @@ impl Cluster {
             initialize: value("initialize"),
             leader: value("leader"),
             members,
+            synchronous: value("sync").map(|text| standbys(&text)).unwrap_or_default(),
             config: value("config").and_then(|text| serde_json::from_str(&text).ok()),
             leaves: tree
                 .leaves

@@ -9,7 +9,7 @@
 //! that were done already.
 //!
 //! The parts: [`active`] makes the cluster what was asked for (provision, update), [`deprovision`] takes it away,
-//! `departure` lets nodes go, [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`]
+//! `departure` lets nodes go, `whereabouts` says which are where they should be, [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`]
 //! says it to the client.
 
 pub mod active;
@@ -21,8 +21,9 @@ pub mod placement;
 pub mod shortcomings;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -42,8 +43,10 @@ pub struct Situation<'a> {
     pub cluster: &'a Cluster,
     /// What this pass found out so far.
     pub facts: &'a Facts,
-    /// Patroni's dynamic configuration as the plan wants it.
-    pub plan: &'a Map<String, Value>,
+    /// Patroni's dynamic configuration as the plan wants it; `None` when the catalog does not hold the plan any more.
+    pub plan: Option<&'a Map<String, Value>>,
+    /// How long a cell must be missing before its nodes are replaced.
+    pub replace_after: SignedDuration,
     /// The time.
     pub now: Timestamp,
     /// Chance: where new node ids and broken ties come from.

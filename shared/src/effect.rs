@@ -15,7 +15,7 @@ use crate::{
 /// One thing to do outside the record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
-    /// Find out which cells are alive, to place nodes on them.
+    /// Find out which cells are alive, and since when the others are missing.
     ListCells,
     /// Create the owner key of the candidate port.
     ClaimPort(Port),
@@ -59,6 +59,8 @@ pub enum Effect {
     /// Write the tombstone, delete the record (on the index that was decided on), then what may be left: the marker and
     /// empty directories.
     Bury,
+    /// Write a marker, so that reconcile comes to this instance often: nodes are being replaced.
+    Mark,
     /// Delete the marker: no operation is under way any more.
     Unmark,
 }
@@ -83,6 +85,8 @@ impl Effect {
 pub struct Facts {
     /// The cells that are alive or configured, once they were listed.
     pub cells: Option<Vec<crate::decide::placement::CellView>>,
+    /// Since when other cells are missing, as it was known when the cells were listed.
+    pub roll: Option<crate::roll::Roll>,
     /// Whose the candidate port is.
     pub port: PortFact,
     /// What cells answered to `Start`.

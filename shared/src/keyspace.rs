@@ -23,6 +23,8 @@ pub const RECONCILE: &str = "/reconcile";
 pub const RECONCILE_CURSOR: &str = "/reconcile/cursor";
 /// Live cells.
 pub const CELLS: &str = "/cells";
+/// Which cells there were lately, and which of them are missing.
+pub const CELL_ROLL: &str = "/cell-roll";
 /// Outcomes of finished deprovisions, for a while.
 pub const TOMBSTONES: &str = "/tombstones";
 /// What the registrar of each cell announces.

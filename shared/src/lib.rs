@@ -27,6 +27,7 @@ pub mod patroni_rest;
 pub mod ports;
 pub mod reconcile;
 pub mod record;
+pub mod roll;
 pub mod service;
 pub mod setup;
 pub mod store;

@@ -3,38 +3,125 @@
 
 use serde_json::{Map, Value};
 
-use crate::{catalog::Plan, error::Error};
+use crate::{catalog::Plan, decide::placement::CellView, error::Error, ids::CellGuid};
 
 const NODE_COUNT: &str = "node-count";
+/// The cells that an instance may live on.
+pub const CELLS: &str = "cells";
 
-/// How many nodes the parameters ask for; the plan's default without `node-count`.
+/// What a client wants of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wishes {
+    /// How many nodes it shall have.
+    pub node_count: u32,
+    /// The only cells that it may live on; `None`: any.
+    pub cells: Option<Vec<CellGuid>>,
+}
+
+impl Wishes {
+    /// Whether there may be a node on this cell.
+    #[must_use]
+    pub fn allow(&self, cell: &CellGuid) -> bool {
+        self.cells.as_ref().is_none_or(|cells| cells.contains(cell))
+    }
+
+    /// Whether there are cells enough for the nodes.
+    ///
+    /// # Errors
+    /// `BadRequest`: each node needs a cell of its own.
+    pub fn check_count(&self) -> Result<(), Error> {
+        let count = self.node_count;
+        match &self.cells {
+            Some(cells) if cells.len() < usize::try_from(count).unwrap_or(usize::MAX) => {
+                Err(Error::BadRequest(format!(
+                    "{count} nodes need {count} {CELLS}, and {} are given",
+                    cells.len()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all cells named are there. Those that were `agreed` before may be away for a while.
+    ///
+    /// # Errors
+    /// `Unprocessable`, naming a cell that is not there.
+    pub fn check_cells(&self, there: &[CellView], agreed: Option<&[CellGuid]>) -> Result<(), Error> {
+        let known = |guid: &CellGuid| {
+            agreed.is_some_and(|agreed| agreed.contains(guid)) || there.iter().any(|cell| cell.guid == *guid)
+        };
+        match self.cells.iter().flatten().find(|guid| !known(guid)) {
+            Some(unknown) => Err(Error::Unprocessable(format!("there is no cell {unknown}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the parameters ask for. Without `node-count` it is `usual_count`; without `cells`, or with `null`, any cell will do.
 ///
 /// # Errors
-/// `BadRequest`, with the reason: an unknown parameter, or a count that is not a whole number from 1 to the plan's most.
-pub fn node_count(parameters: &Map<String, Value>, plan: &Plan) -> Result<u32, Error> {
-    if let Some(unknown) = parameters.keys().find(|name| *name != NODE_COUNT) {
+/// `BadRequest`, with the reason: an unknown parameter; a count that is not a whole number from 1 to the plan's most; cells
+/// that are not a list of distinct guids, or fewer than nodes.
+pub fn wishes(parameters: &Map<String, Value>, plan: &Plan, usual_count: u32) -> Result<Wishes, Error> {
+    if let Some(unknown) = parameters
+        .keys()
+        .find(|name| ![NODE_COUNT, CELLS].contains(&name.as_str()))
+    {
         let shown: String = unknown.chars().take(64).flat_map(char::escape_default).collect();
         return Err(Error::BadRequest(format!(
-            "unknown parameter '{shown}'; this plan knows {NODE_COUNT}"
+            "unknown parameter '{shown}'; this plan knows {NODE_COUNT} and {CELLS}"
         )));
     }
-    let nodes = plan.cluster.nodes;
-    let Some(value) = parameters.get(NODE_COUNT) else {
-        return Ok(nodes.default);
+    let node_count = match parameters.get(NODE_COUNT) {
+        None => usual_count,
+        Some(value) => node_count(value, plan)?,
     };
+    let cells = match parameters.get(CELLS) {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(cells(value)?),
+    };
+    let wishes = Wishes { node_count, cells };
+    wishes.check_count()?;
+    Ok(wishes)
+}
+
+fn node_count(value: &Value, plan: &Plan) -> Result<u32, Error> {
     let count = whole_number(value).ok_or_else(|| {
         Error::BadRequest(format!(
             "{NODE_COUNT} must be a whole number, but is {}",
             shown(value)
         ))
     })?;
-    let most = i128::from(nodes.max);
+    let most = plan.cluster.nodes.max;
     match u32::try_from(count) {
-        Ok(count) if (1..=nodes.max).contains(&count) => Ok(count),
+        Ok(count) if (1..=most).contains(&count) => Ok(count),
         _ => Err(Error::BadRequest(format!(
             "{NODE_COUNT} must be from 1 to {most} in this plan, but is {count}"
         ))),
     }
+}
+
+fn cells(value: &Value) -> Result<Vec<CellGuid>, Error> {
+    let bad = |what: String| {
+        Error::BadRequest(format!(
+            "{CELLS} must be a list of the guids of cells, but {what}"
+        ))
+    };
+    let Value::Array(items) = value else {
+        return Err(bad(format!("is {}", shown(value))));
+    };
+    let mut cells: Vec<CellGuid> = Vec::with_capacity(items.len());
+    for item in items {
+        let guid = item
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| bad(format!("holds {}", shown(item))))?;
+        if cells.contains(&guid) {
+            return Err(bad(format!("names {guid} twice")));
+        }
+        cells.push(guid);
+    }
+    Ok(cells)
 }
 
 /// Whether the version of `maintenance_info` that a client names, if it names one, is the plan's.

@@ -47,6 +47,9 @@ pub struct Found {
 /// # Errors
 /// When the operations cannot be listed. What is wrong with a single instance is logged, and does not keep the others.
 pub async fn operations(broker: &Broker) -> Result<Found, Error> {
+    if let Err(error) = act::call_roll(broker).await {
+        tracing::warn!(%error, "it is not known which cells are there");
+    }
     let marked = broker
         .store
         .list(keyspace::OPERATIONS, Read::Quorum)

@@ -133,7 +133,7 @@ pub struct Node {
     pub phase: Phase,
     /// When it was placed.
     pub assigned: Timestamp,
-    /// Since when its cell has been missing.
+    /// Since when its cell has been missing, as the roll of cells said at the last look ([`crate::roll`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
 }
@@ -272,10 +272,19 @@ impl Record {
         self.nodes.values().any(|node| node.phase == Phase::Leaving)
     }
 
+    /// Whether more nodes stay than the cluster shall have: some wait for others that take over from them.
+    #[must_use]
+    pub fn has_surplus(&self) -> bool {
+        u32::try_from(self.staying().count()).is_ok_and(|staying| staying > self.node_count)
+    }
+
     /// Whether nothing is under way.
     #[must_use]
     pub fn is_at_rest(&self) -> bool {
-        self.operation.is_none() && self.state == State::Active && !self.somebody_leaves()
+        self.operation.is_none()
+            && self.state == State::Active
+            && !self.somebody_leaves()
+            && !self.has_surplus()
     }
 
     /// The operation that a poll reports: the one under way, otherwise the last one.

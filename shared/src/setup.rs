@@ -79,6 +79,7 @@ pub fn broker(config: Config) -> Result<Broker, SetupError> {
         deprovision_deadline: config.operations.deprovision,
         synchronous_wait: SYNCHRONOUS_WAIT,
         tombstone_ttl: config.operations.tombstone_ttl,
+        replace_after: config.operations.replace_after,
         known_cells,
         master_keys: config.master_keys,
         catalog: config.catalog,

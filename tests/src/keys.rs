@@ -46,11 +46,16 @@ impl Keys {
     }
 
     /// Without the hints that may change at any time and decide nothing: where the search for a port starts, that the
-    /// ports of an older router were looked for, how far reconcile has come, and the loads in heartbeats, which come a
-    /// moment after the nodes.
+    /// ports of an older router were looked for, how far reconcile has come, which cells there were lately, and the loads
+    /// in heartbeats, which come a moment after the nodes.
     #[must_use]
     pub fn without_hints(mut self) -> Self {
-        const HINTS: [&str; 3] = ["/routing/nextport", "/routing/adopted", "/reconcile/cursor"];
+        const HINTS: [&str; 4] = [
+            "/routing/nextport",
+            "/routing/adopted",
+            "/reconcile/cursor",
+            "/cell-roll",
+        ];
         self.0.retain(|key, _| !HINTS.contains(&key.as_str()));
         for (_, heartbeat) in self.0.iter_mut().filter(|(key, _)| key.starts_with("/cells/")) {
             let mut document: Value = serde_json::from_str(heartbeat).expect("a heartbeat is JSON");

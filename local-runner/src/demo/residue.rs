@@ -39,7 +39,10 @@ pub(super) fn in_etcd(tree: &Tree, instance: &InstanceId, port: u16) -> Residue 
         match key.as_str() {
             known if known == tombstone && runs_out => (),
             known if known == port && entry.value == "quarantine" && runs_out => (),
-            keyspace::NEXT_PORT | keyspace::PORTS_ADOPTED | keyspace::RECONCILE_CURSOR => infrastructure += 1,
+            keyspace::NEXT_PORT
+            | keyspace::PORTS_ADOPTED
+            | keyspace::RECONCILE_CURSOR
+            | keyspace::CELL_ROLL => infrastructure += 1,
             known if known.starts_with(&cells) => infrastructure += 1,
             _ => faults.push(format!(
                 "{key} = {}",

@@ -214,3 +214,20 @@ pub(super) async fn unmark(broker: &Broker, record: &Record) -> Result<(), Error
     }
     Ok(gone_or_other(store.compare_and_delete(&key, entry.index).await)?)
 }
+
+/// Writes a marker unless there is one.
+pub(super) async fn mark(broker: &Broker, record: &Record) -> Result<(), Error> {
+    let Some(operation) = record.latest_operation() else {
+        return Ok(());
+    };
+    let marker = Marker {
+        incarnation: record.incarnation,
+        operation: operation.id,
+        since: broker.clock.now(),
+    };
+    let key = keyspace::operation(&record.instance_id);
+    match broker.store.create(&key, &marker.to_json(), None).await {
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

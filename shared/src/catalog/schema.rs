@@ -26,6 +26,13 @@ fn parameters(cluster: &Cluster) -> Map<String, Value> {
             "minimum": 1,
             "maximum": cluster.nodes.max,
         },
+        "cells": {
+            "description": "The guids of the cells that the cluster may live on; null: any cell.",
+            "type": ["array", "null"],
+            "items": {"type": "string"},
+            "minItems": 1,
+            "uniqueItems": true,
+        },
     });
     [
         ("$schema", DRAFT.into()),

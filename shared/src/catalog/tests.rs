@@ -52,7 +52,7 @@ fn catalog() -> Catalog {
 
 #[test]
 fn what_is_published_is_what_the_specification_knows_in_its_order() {
-    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","type":"integer","minimum":1,"maximum":3}},"additionalProperties":false}}"##;
+    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","type":"integer","minimum":1,"maximum":3},"cells":{"description":"The guids of the cells that the cluster may live on; null: any cell.","type":["array","null"],"items":{"type":"string"},"minItems":1,"uniqueItems":true}},"additionalProperties":false}}"##;
     let expected = [
         r#"{"services":[{"name":"postgresql","id":"s1","description":"about it","tags":["sql"],"#,
         r#""requires":["syslog_drain"],"bindable":false,"instances_retrievable":false,"bindings_retrievable":false,"#,
@@ -146,7 +146,7 @@ fn schema_and_handlers_agree_on_the_number_of_nodes() {
     let limit = |name| schema["properties"]["node-count"][name].as_u64().unwrap();
     for count in 0..6u64 {
         let parameters = json!({"node-count": count}).as_object().unwrap().clone();
-        let accepted = crate::parameters::node_count(&parameters, plan).is_ok();
+        let accepted = crate::parameters::wishes(&parameters, plan, 1).is_ok();
         assert_eq!(
             accepted,
             (limit("minimum")..=limit("maximum")).contains(&count),
@@ -154,7 +154,7 @@ fn schema_and_handlers_agree_on_the_number_of_nodes() {
         );
     }
     let known: Vec<_> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(known, ["node-count"]);
-    let unknown = json!({"cells": ["a"]}).as_object().unwrap().clone();
-    assert!(crate::parameters::node_count(&unknown, plan).is_err());
+    assert_eq!(known, ["node-count", "cells"]);
+    let unknown = json!({"cell": ["a"]}).as_object().unwrap().clone();
+    assert!(crate::parameters::wishes(&unknown, plan, 1).is_err());
 }

@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use super::{
     Decision, Situation, departure, describe, dynamic_configuration, end,
-    placement::{self, Wanted},
+    placement::{self, CellView, Wanted},
     shortcomings::{self, Shortcoming},
-    tell,
+    tell, whereabouts,
 };
 use crate::{
     cluster::Cluster,
@@ -38,10 +38,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut record = situation.record.clone();
     let mut effects = take_in(&mut record, situation);
     let Some(operation) = record.operation.clone() else {
-        if situation.record.somebody_leaves() {
-            departure::remove_leaving(&record, situation, &mut effects);
-            effects.extend(unmark(&record));
-        }
+        keep(&mut record, &mut effects, situation);
         return Decision { record, effects };
     };
     // Found out by a handler that lost a race, it says nothing about a port that is owned by now.
@@ -66,7 +63,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let blocks = |shortcoming: &&Shortcoming| match shortcoming {
         // A node that never ran and whose cell does not answer does not keep a provision from being what was asked for:
         // it is removed when its cell comes back.
-        Shortcoming::NotGone { .. } => operation.kind != OperationKind::Provision,
+        Shortcoming::NotGone { out_of_reach, .. } => {
+            !out_of_reach && operation.kind != OperationKind::Provision
+        }
         _ => true,
     };
     if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
@@ -99,10 +98,54 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     Decision { record, effects }
 }
 
+/// An instance without an operation: nodes that are lost are replaced, and what an operation has left unfinished goes on as
+/// far as that takes no new node.
+fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
+    if record.bootstrapped {
+        let all_report = record
+            .staying()
+            .all(|(id, node)| node.missing_since.is_none() && situation.cluster.member(id).is_some());
+        if !all_report && situation.facts.roll.is_none() {
+            effects.push(Effect::ListCells);
+        }
+        let is_lost = |(id, node)| whereabouts::is_lost(record, id, node, situation);
+        if record.staying().any(is_lost)
+            && let Some(trouble) = fill_up(record, effects, situation)
+        {
+            tracing::warn!(instance = %record.instance_id, trouble, "a node on a missing cell cannot be replaced");
+        }
+        departure::thin_out(record, situation);
+        let missing = shortcomings::of(record, situation);
+        for shortcoming in &missing {
+            let called_for = match shortcoming {
+                Shortcoming::NotRunning { cell, .. } => is_alive(cell, situation),
+                Shortcoming::NotStreaming { .. }
+                | Shortcoming::LeaderLeaves
+                | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
+                _ => false,
+            };
+            if called_for {
+                effects.extend(remedy(shortcoming, &missing, record, situation));
+            }
+        }
+    }
+    departure::remove_leaving(record, situation, effects);
+    match (situation.record.is_at_rest(), record.is_at_rest()) {
+        (true, false) => effects.push(Effect::Mark),
+        (false, true) => effects.push(Effect::Unmark),
+        _ => {}
+    }
+}
+
+fn is_alive(cell: &CellGuid, situation: &Situation<'_>) -> bool {
+    let mut cells = situation.facts.cells.iter().flatten();
+    cells.any(|view| view.guid == *cell && view.is_alive())
+}
+
 /// The marker goes when nothing is under way. A node that is still to be removed is: without a marker nobody would come to
 /// it when its cell is back.
 fn unmark(record: &Record) -> Option<Effect> {
-    (!record.somebody_leaves()).then_some(Effect::Unmark)
+    record.is_at_rest().then_some(Effect::Unmark)
 }
 
 /// What must be true in etcd beside the record once an operation has ended. Also called for when an operation ended and
@@ -150,6 +193,7 @@ fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Deci
 fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
     let (cluster, facts) = (situation.cluster, situation.facts);
     let mut effects = Vec::new();
+    whereabouts::note_missing(record, situation);
     match (&record.port, facts.port) {
         (PortClaim::Candidate { port, .. }, PortFact::Ours(claimed)) if *port == claimed => {
             record.port = PortClaim::Owned { port: claimed };
@@ -222,7 +266,7 @@ fn start_over(record: &mut Record, situation: &Situation<'_>) {
 
 /// Places nodes until there are as many as asked for. Answers why that is not possible now.
 fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) -> Option<String> {
-    let placed = record.staying().count();
+    let placed = whereabouts::fitting(record, situation).count();
     let count = usize::try_from(record.node_count)
         .unwrap_or(usize::MAX)
         .saturating_sub(placed);
@@ -231,8 +275,10 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
     }
     if !record.bootstrapped && placed == 0 {
         // A bootstrap that is started over: nothing of the last attempt may be left, or the new nodes would wait for
-        // its leader for ever.
-        if !record.nodes.is_empty() {
+        // its leader for ever. A node that takes no part and whose cell is missing is not waited for.
+        let is_waited_for =
+            |(id, node): (&NodeId, &Node)| !whereabouts::is_out_of_reach(*id, node, situation);
+        if record.nodes.iter().any(is_waited_for) {
             return None;
         }
         if !situation.cluster.leaves.is_empty() {
@@ -247,7 +293,12 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         effects.push(Effect::ListCells);
         return None;
     };
-    let chosen = match placement::choose(cells, &wanted(record, count, situation)) {
+    let is_missing = |cell: &CellView| {
+        let roll = situation.facts.roll.as_ref();
+        roll.is_some_and(|roll| roll.missing_since(&cell.guid).is_some())
+    };
+    let cells: Vec<CellView> = cells.iter().filter(|cell| !is_missing(cell)).cloned().collect();
+    let chosen = match placement::choose(&cells, &wanted(record, count, situation)) {
         Ok(chosen) => chosen,
         Err(shortage) => return Some(shortage.to_string()),
     };
@@ -270,7 +321,10 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
 /// Patroni. What an earlier life has left behind has no leader, once its ttl is over, and no members.
 #[must_use]
 pub fn is_somebody_elses(record: &Record, cluster: &Cluster) -> bool {
-    let ours = |name: &String| name.parse().is_ok_and(|node| record.retired.contains(&node));
+    let ours = |name: &String| {
+        name.parse()
+            .is_ok_and(|node| record.retired.contains(&node) || record.nodes.contains_key(&node))
+    };
     cluster
         .leader
         .iter()
@@ -302,8 +356,7 @@ pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation
     let occupied: BTreeSet<&CellGuid> = record.nodes.values().map(|node| &node.cell).collect();
     Wanted {
         count,
-        zones: record
-            .staying()
+        zones: whereabouts::fitting(record, situation)
             .map(|(_, node)| node.availability_zone.as_str())
             .collect(),
         occupied,
@@ -363,24 +416,38 @@ fn remedy(
             }
             let current = situation.cluster.config.as_ref().unwrap_or(&Value::Null);
             let quick =
-                dynamic_configuration::patch(current, &dynamic_configuration::while_growing(situation.plan));
+                dynamic_configuration::patch(current, &dynamic_configuration::while_growing(situation.plan?));
             (!quick.is_empty()).then_some(Effect::Configure(quick))
         }
-        Shortcoming::LeaderLeaves => {
-            let leader = situation.cluster.leader.clone()?;
-            let streams = |node: NodeId| {
-                !missing.iter().any(|one| matches!(one,
-                    Shortcoming::NotRunning { node: lame, .. } | Shortcoming::NotStreaming { node: lame, .. } if *lame == node))
-            };
-            let candidate = record
-                .staying()
-                .map(|(node, _)| node)
-                .find(|node| streams(*node))?;
-            Some(Effect::Switchover {
-                leader,
-                candidate: candidate.to_string(),
-            })
-        }
+        Shortcoming::LeaderLeaves => hand_over(1, missing, record, situation),
+        Shortcoming::LeaderElsewhere { .. } => hand_over(record.node_count, missing, record, situation),
         _ => None,
     }
+}
+
+/// Hands the leadership to a node that streams where it should, once as many do.
+fn hand_over(
+    needed: u32,
+    missing: &[Shortcoming],
+    record: &Record,
+    situation: &Situation<'_>,
+) -> Option<Effect> {
+    let leader = situation.cluster.leader.clone()?;
+    let streams = |node: NodeId| {
+        !missing.iter().any(|one| {
+            matches!(one,
+                Shortcoming::NotRunning { node: lame, .. } | Shortcoming::NotStreaming { node: lame, .. } if *lame == node)
+        })
+    };
+    let able: Vec<String> = whereabouts::fitting(record, situation)
+        .filter(|(node, _)| streams(*node))
+        .map(|(node, _)| node.to_string())
+        .collect();
+    // In synchronous mode Patroni hands over to a synchronous standby only. It chooses one of these nodes when the others
+    // have gone.
+    let standbys = &situation.cluster.synchronous;
+    let may_lead = |name: &String| *name != leader && (standbys.is_empty() || standbys.contains(name));
+    let candidate = able.iter().find(|name| may_lead(name))?.clone();
+    let are_enough = able.len() >= usize::try_from(needed).unwrap_or(usize::MAX);
+    are_enough.then_some(Effect::Switchover { leader, candidate })
 }

@@ -1,13 +1,17 @@
 //! Nodes on their way out: which ones, and when each may go (design.md, 5, Update).
 //!
 //! **Guarantees.** Of a cluster that has stood, the leader never begins to leave, one surplus node leaves at a time, and a
-//! cell is asked to remove a node only while the nodes that stay all stream from a leader among them.
+//! cell is asked to remove a node only while the nodes that stay, or as many of them as asked for, stream from a leader
+//! among them.
+
+use std::collections::BTreeSet;
 
 use super::{
     Situation,
     active::wanted,
     placement,
     shortcomings::{self, Shortcoming},
+    whereabouts,
 };
 use crate::{
     effect::{Effect, StartAnswer},
@@ -42,13 +46,20 @@ pub(super) fn replace_refused(record: &mut Record, effects: &mut Vec<Effect>, si
     }
 }
 
-/// Lets one surplus node leave at a time, never the leader. When it goes is for [`remove_leaving`] to say.
+/// Lets one surplus node leave at a time, never the leader, and only when as many as asked for stream without it, where they
+/// should be. When it goes is for [`remove_leaving`] to say.
 pub(super) fn thin_out(record: &mut Record, situation: &Situation<'_>) {
     let staying: Vec<(NodeId, &Node)> = record.staying().collect();
     let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
-    if staying.len() <= enough || record.somebody_leaves() || situation.cluster.running_leader().is_none() {
+    let somebody_leaves = record.nodes.iter().any(|(id, node)| {
+        node.phase == Phase::Leaving && !whereabouts::is_out_of_reach(*id, node, situation)
+    });
+    if staying.len() <= enough || somebody_leaves {
         return;
     }
+    let fitting: BTreeSet<NodeId> = whereabouts::fitting(record, situation)
+        .map(|(id, _)| id)
+        .collect();
     let neighbours = |zone: &str| {
         staying
             .iter()
@@ -58,15 +69,31 @@ pub(super) fn thin_out(record: &mut Record, situation: &Situation<'_>) {
     let surplus = staying
         .iter()
         .filter(|(node, _)| !situation.cluster.is_led_by(*node))
-        // A node that does not run first, then one of the fullest zone.
+        // A node that is not where it should be first, then one whose cell is missing, one that does not run, one of the
+        // fullest zone.
         .max_by_key(|(id, node)| {
             let runs = situation
                 .cluster
                 .member(*id)
                 .is_some_and(|member| member.is_running());
-            (!runs, neighbours(&node.availability_zone), *id)
+            let elsewhere = !fitting.contains(id);
+            let is_missing = node.missing_since.is_some();
+            (
+                elsewhere,
+                is_missing,
+                !runs,
+                neighbours(&node.availability_zone),
+                *id,
+            )
         })
         .map(|(id, _)| *id);
+    let sound = shortcomings::sound(record, situation);
+    let surplus = surplus.filter(|id| {
+        let remain = sound
+            .iter()
+            .filter(|other| fitting.contains(other) && *other != id);
+        remain.count() >= enough
+    });
     if let Some(node) = surplus.and_then(|id| record.nodes.get_mut(&id)) {
         node.phase = Phase::Leaving;
     }
@@ -76,15 +103,11 @@ pub(super) fn thin_out(record: &mut Record, situation: &Situation<'_>) {
 pub(super) fn remove_leaving(record: &Record, situation: &Situation<'_>, effects: &mut Vec<Effect>) {
     let (cluster, facts) = (situation.cluster, situation.facts);
     let missing = shortcomings::of(record, situation);
-    let others_stream = !missing.iter().any(|one| {
-        matches!(
-            one,
-            Shortcoming::NoLeader
-                | Shortcoming::LeaderLeaves
-                | Shortcoming::NotRunning { .. }
-                | Shortcoming::NotStreaming { .. }
-        )
-    });
+    let sound = shortcomings::sound(record, situation);
+    let enough = usize::try_from(record.node_count).unwrap_or(usize::MAX);
+    let sound_here = whereabouts::fitting(record, situation).filter(|(id, _)| sound.contains(id));
+    let others_stream =
+        !sound.is_empty() && (sound_here.count() >= enough || sound.len() == record.staying().count());
     for (node, _) in record
         .nodes
         .iter()

@@ -1,12 +1,12 @@
 //! What a cluster still lacks to be what was asked for.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde_json::{Map, Value};
 
 use crate::{
     cluster::Member,
-    decide::{Situation, dynamic_configuration},
+    decide::{Situation, dynamic_configuration, whereabouts},
     ids::{CellGuid, NodeId},
     record::{Phase, PortClaim, Record},
 };
@@ -34,6 +34,11 @@ pub enum Shortcoming {
     NoLeader,
     /// A node that is on its way out still leads.
     LeaderLeaves,
+    /// The leader is not on one of the cells that are asked for.
+    LeaderElsewhere {
+        /// Where it is.
+        cell: CellGuid,
+    },
     /// The node does not run.
     NotRunning {
         /// The node.
@@ -70,7 +75,11 @@ pub enum Shortcoming {
         cell: CellGuid,
         /// Why.
         reason: String,
+        /// Its cell is missing, and it takes no part: it goes when its cell is back, and nothing waits for that.
+        out_of_reach: bool,
     },
+    /// The catalog does not hold the instance's plan any more.
+    NoPlan,
 }
 
 impl fmt::Display for Shortcoming {
@@ -85,6 +94,7 @@ impl fmt::Display for Shortcoming {
             }
             Self::NoLeader => f.write_str("no leader runs"),
             Self::LeaderLeaves => f.write_str("the leader has not handed over yet"),
+            Self::LeaderElsewhere { cell } => write!(f, "the leader is still on cell {cell}"),
             Self::NotRunning { node, cell, state } => write!(f, "node {node} on cell {cell} is {state}"),
             Self::NotStreaming { node, cell, state } => {
                 write!(
@@ -96,7 +106,10 @@ impl fmt::Display for Shortcoming {
                 write!(f, "the public port does not lead to the leader: {reason}")
             }
             Self::Settings { .. } => f.write_str("the plan's settings are not in force"),
-            Self::NotGone { node, cell, reason } => {
+            Self::NoPlan => f.write_str("the plan of this instance is not in the catalog any more"),
+            Self::NotGone {
+                node, cell, reason, ..
+            } => {
                 write!(f, "node {node} on cell {cell} is not removed: {reason}")
             }
         }
@@ -114,24 +127,34 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
     if !matches!(record.port, PortClaim::Owned { .. }) {
         missing.push(Shortcoming::NoPort);
     }
-    let placed = record.staying().count();
+    let (placed, staying) = (
+        whereabouts::fitting(record, situation).count(),
+        record.staying().count(),
+    );
     let wanted = record.node_count;
     let enough = usize::try_from(wanted).unwrap_or(usize::MAX);
     if placed < enough {
         missing.push(Shortcoming::TooFewNodes { placed, wanted });
     }
-    if placed > enough {
-        missing.push(Shortcoming::TooManyNodes { placed, wanted });
+    if staying > enough {
+        missing.push(Shortcoming::TooManyNodes {
+            placed: staying,
+            wanted,
+        });
     }
     let leader = cluster
         .running_leader()
         .filter(|_| cluster.system_identifier().is_some());
     match leader {
         None => missing.push(Shortcoming::NoLeader),
-        Some(_) if !record.staying().any(|(node, _)| cluster.is_led_by(node)) => {
-            missing.push(Shortcoming::LeaderLeaves);
-        }
-        Some(_) => {}
+        Some(_) => match record.staying().find(|(node, _)| cluster.is_led_by(*node)) {
+            None => missing.push(Shortcoming::LeaderLeaves),
+            Some((_, leader)) if !whereabouts::is_allowed(record, &leader.cell) => {
+                let cell = leader.cell.clone();
+                missing.push(Shortcoming::LeaderElsewhere { cell });
+            }
+            Some(_) => {}
+        },
     }
     let timeline = leader.and_then(|(_, leader)| leader.timeline);
     for (node, placed) in record.staying() {
@@ -164,10 +187,16 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
             }),
         }
         let current = cluster.config.as_ref().unwrap_or(&Value::Null);
-        let patch = dynamic_configuration::patch(current, situation.plan);
+        let patch = situation
+            .plan
+            .map(|plan| dynamic_configuration::patch(current, plan))
+            .unwrap_or_default();
         if !patch.is_empty() {
             missing.push(Shortcoming::Settings { patch });
         }
+    }
+    if situation.plan.is_none() {
+        missing.push(Shortcoming::NoPlan);
     }
     for (node, leaving) in record
         .nodes
@@ -183,9 +212,34 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
             node: *node,
             cell: leaving.cell.clone(),
             reason,
+            out_of_reach: whereabouts::is_out_of_reach(*node, leaving, situation),
         });
     }
     missing
+}
+
+/// The nodes that stay and are sound: the leader, if it is one of them, and those that stream from it. None when nobody
+/// leads.
+#[must_use]
+pub fn sound(record: &Record, situation: &Situation<'_>) -> BTreeSet<NodeId> {
+    let missing = of(record, situation);
+    if missing
+        .iter()
+        .any(|one| matches!(one, Shortcoming::NoLeader | Shortcoming::LeaderLeaves))
+    {
+        return BTreeSet::new();
+    }
+    let lame = |id: NodeId| {
+        missing.iter().any(|one| {
+            matches!(one,
+                Shortcoming::NotRunning { node, .. } | Shortcoming::NotStreaming { node, .. } if *node == id)
+        })
+    };
+    record
+        .staying()
+        .map(|(id, _)| id)
+        .filter(|id| !lame(*id))
+        .collect()
 }
 
 /// What is known of a node that has not reported to Patroni.

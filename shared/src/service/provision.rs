@@ -18,7 +18,9 @@ use crate::{
     effect::{PortFact, StartAnswer},
     error::Error,
     ids::{Incarnation, InstanceId, NodeId},
-    keyspace, parameters, ports,
+    keyspace,
+    parameters::{self, Wishes},
+    ports,
     record::{
         Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request, SCHEMA, State,
     },
@@ -66,7 +68,8 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         .settings
         .catalog
         .plan(&request.service_id, &request.plan_id)?;
-    let node_count = parameters::node_count(&request.parameters, plan)?;
+    let wishes = parameters::wishes(&request.parameters, plan, plan.cluster.nodes.default)?;
+    let node_count = wishes.node_count;
     parameters::check_maintenance(command.maintenance_version.as_deref(), plan)?;
     command.patience.check()?;
     if let Some(current) = read_record(broker, &command.instance).await? {
@@ -77,7 +80,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         async { Ok(ports::first_candidate(&*broker.store, broker.settings.ports).await?) },
         read_cluster(broker, &command.instance),
     )?;
-    check_room(broker, &cells, node_count)?;
+    check_room(broker, &cells, &wishes)?;
 
     let incarnation = Incarnation::from(broker.clock.random());
     let identity = command.originating_identity.clone();
@@ -95,7 +98,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         request: request.clone(),
         context: command.context.clone(),
         node_count,
-        cells: None,
+        cells: wishes.cells,
         port,
         nodes: std::collections::BTreeMap::new(),
         retired: Vec::new(),
@@ -113,7 +116,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         return Err(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));
     }
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
-    let first = walk.decide(&record)?;
+    let first = walk.decide(&record);
     mark(broker, &command.instance, incarnation, &operation).await?;
     let Some(current) = claim(broker, first.record).await? else {
         // Somebody else claimed it between the two looks.
@@ -242,13 +245,14 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
 }
 
 /// Would there be a cell for each node? Asked before anything is written, so that nothing is left behind.
-fn check_room(broker: &Broker, cells: &[Cell], node_count: u32) -> Result<(), Error> {
+fn check_room(broker: &Broker, cells: &[Cell], wishes: &Wishes) -> Result<(), Error> {
     let views: Vec<_> = cells.iter().map(|cell| cell.view.clone()).collect();
+    wishes.check_cells(&views, None)?;
     let wanted = Wanted {
-        count: usize::try_from(node_count).unwrap_or(usize::MAX),
+        count: usize::try_from(wishes.node_count).unwrap_or(usize::MAX),
         zones: Vec::new(),
         occupied: BTreeSet::new(),
-        only: None,
+        only: wishes.cells.as_deref(),
         seed: broker.clock.random(),
     };
     placement::choose(&views, &wanted)?;

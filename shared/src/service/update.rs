@@ -10,7 +10,8 @@ use crate::{
     decide::placement::{self, Wanted},
     error::Error,
     ids::InstanceId,
-    keyspace, parameters,
+    keyspace,
+    parameters::{self, Wishes},
     record::{Operation, OperationKind, OperationState, Record, State},
     store::StoreError,
 };
@@ -78,8 +79,9 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         }
         let plan = plan_of(broker, command, record)?;
         check(command, plan)?;
-        let (node_count, parameters) = target(command, record, plan)?;
-        let as_asked = record.node_count == node_count && record.request.parameters == parameters;
+        let (wishes, parameters) = target(command, record, plan)?;
+        let as_asked = (record.node_count, &record.cells) == (wishes.node_count, &wishes.cells)
+            && record.request.parameters == parameters;
         if let Some(operation) = &record.operation {
             if operation.kind == OperationKind::Update && as_asked {
                 if command.patience == Patience::Polls && push(broker, &command.instance, operation).await? {
@@ -104,8 +106,8 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         if as_asked && failed.is_none() {
             return Ok(Updated::Done);
         }
-        check_room(broker, record, node_count).await?;
-        if let Some(updated) = begin_update(broker, command, current, node_count, parameters).await? {
+        check_room(broker, record, &wishes).await?;
+        if let Some(updated) = begin_update(broker, command, current, wishes, parameters).await? {
             return Ok(updated);
         }
     }
@@ -119,7 +121,7 @@ async fn begin_update(
     broker: &Broker,
     command: &Update,
     current: Current,
-    node_count: u32,
+    wishes: Wishes,
     parameters: Map<String, Value>,
 ) -> Result<Option<Updated>, Error> {
     let Current { record, index } = current;
@@ -135,8 +137,10 @@ async fn begin_update(
         command.originating_identity.clone(),
     );
     mark(broker, &command.instance, record.incarnation, &operation).await?;
+    let Wishes { node_count, cells } = wishes;
     let mut next = Record {
         node_count,
+        cells,
         operation: Some(operation.clone()),
         ..record
     };
@@ -180,7 +184,8 @@ async fn finish(broker: &Broker, command: &Update, operation: &Operation) -> Res
 }
 
 fn check(command: &Update, plan: &Plan) -> Result<(), Error> {
-    parameters::node_count(&command.parameters, plan)?;
+    // How many nodes there are is not known yet: one is the fewest that cells must be given for.
+    parameters::wishes(&command.parameters, plan, 1)?;
     parameters::check_maintenance(command.maintenance_version.as_deref(), plan)
 }
 
@@ -205,37 +210,37 @@ fn plan_of<'b>(broker: &'b Broker, command: &Update, record: &Record) -> Result<
 }
 
 /// What the instance shall be: parameters that the request does not name stay as they are.
-fn target(command: &Update, record: &Record, plan: &Plan) -> Result<(u32, Map<String, Value>), Error> {
+fn target(command: &Update, record: &Record, plan: &Plan) -> Result<(Wishes, Map<String, Value>), Error> {
     let mut merged = record.request.parameters.clone();
     merged.extend(command.parameters.clone());
-    // Without a count in the request the instance keeps the one it has, also when the plan's default has changed.
-    let node_count = if command.parameters.is_empty() {
-        record.node_count
-    } else {
-        parameters::node_count(&merged, plan)?
-    };
-    Ok((node_count, merged))
+    // Without a count in the request the instance keeps the one it has, also when the plan's default, or most, has changed.
+    let mut wishes = parameters::wishes(&command.parameters, plan, record.node_count)?;
+    if !command.parameters.contains_key(parameters::CELLS) {
+        wishes.cells.clone_from(&record.cells);
+    }
+    wishes.check_count()?;
+    Ok((wishes, merged))
 }
 
 /// Would there be a cell for each node that is to be added? Asked before anything is written.
-async fn check_room(broker: &Broker, record: &Record, node_count: u32) -> Result<(), Error> {
-    let staying = record.staying().count();
-    let count = usize::try_from(node_count)
+async fn check_room(broker: &Broker, record: &Record, wishes: &Wishes) -> Result<(), Error> {
+    let fitting = || record.staying().filter(|(_, node)| wishes.allow(&node.cell));
+    let count = usize::try_from(wishes.node_count)
         .unwrap_or(usize::MAX)
-        .saturating_sub(staying);
-    if count == 0 {
+        .saturating_sub(fitting().count());
+    if count == 0 && wishes.cells == record.cells {
         return Ok(());
     }
     let cells = broker.settings.known_cells.list(&*broker.store).await?;
     let views: Vec<_> = cells.into_iter().map(|cell| cell.view).collect();
+    wishes.check_cells(&views, record.cells.as_deref())?;
     let wanted = Wanted {
         count,
-        zones: record
-            .staying()
+        zones: fitting()
             .map(|(_, node)| node.availability_zone.as_str())
             .collect(),
         occupied: record.nodes.values().map(|node| &node.cell).collect(),
-        only: record.cells.as_deref(),
+        only: wishes.cells.as_deref(),
         seed: broker.clock.random(),
     };
     placement::choose(&views, &wanted)?;

@@ -145,6 +145,7 @@ fn is_background(key: &str, value: &str) -> bool {
         || key == keyspace::PORTS_ADOPTED
         || key == keyspace::NEXT_PORT
         || key == keyspace::RECONCILE_CURSOR
+        || key == keyspace::CELL_ROLL
         || (key.starts_with("/routing/ports/") && value == "quarantine")
 }
 

@@ -244,11 +244,13 @@ impl Handler {
             };
             let cluster = read_cluster(broker, id).await?;
             let plan = broker.plan_configuration(&current.record)?;
+            let replace_after = broker.settings.replace_after;
             let decision = decide(&Situation {
                 record: &current.record,
                 cluster: &cluster,
                 facts: &facts,
-                plan: &plan,
+                plan: Some(&plan),
+                replace_after: SignedDuration::try_from(replace_after).unwrap(),
                 now: broker.clock.now(),
                 seed: broker.clock.random(),
             });

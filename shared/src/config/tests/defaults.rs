@@ -24,6 +24,7 @@ fn what_is_not_given_has_the_documented_value() {
         update: Duration::from_secs(1800),
         deprovision: Duration::from_secs(600),
         tombstone_ttl: Duration::from_secs(604_800),
+        replace_after: Duration::from_secs(300),
     };
     assert_eq!(config.operations, operations);
     assert_eq!(config.master_keys.active(), "k1");

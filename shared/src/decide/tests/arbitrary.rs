@@ -17,11 +17,26 @@ use crate::{
     effect::{Facts, PortFact, StartAnswer},
     ids::{CellGuid, NodeId, OperationId, Port},
     record::{Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, State},
+    roll::{Presence, Roll},
     store::Index,
 };
 
-/// Any situation.
+/// Any situation, and more often than chance would have it one in which a cluster stands.
 pub(super) fn cases() -> impl Strategy<Value = Case> {
+    prop_oneof![4 => anything(), 1 => clusters_that_stand()]
+}
+
+/// A cluster that nobody is at work on, some nodes of which do not report.
+fn clusters_that_stand() -> impl Strategy<Value = Case> {
+    let facts = facts((1..=4).map(node).collect());
+    (2u32..4, btree_set(2u128..4, 0..2), facts, 0i64..900).prop_map(|(count, silent, facts, now)| {
+        let case = Case::standing(count).idle().after(now);
+        let case = case.with(|case| case.facts = facts);
+        silent.into_iter().fold(case, Case::silent)
+    })
+}
+
+fn anything() -> impl Strategy<Value = Case> {
     (seeds(), clusters(), times())
         .prop_flat_map(|(seed, cluster, now)| {
             (
@@ -97,13 +112,16 @@ fn nodes() -> impl Strategy<Value = Node> {
         Phase::Running,
         Phase::Leaving,
     ]);
-    (guids(), zones(), phases, times()).prop_map(|(cell, availability_zone, phase, assigned)| Node {
-        cell,
-        availability_zone,
-        phase,
-        assigned,
-        missing_since: None,
-    })
+    let missing = option::weighted(0.2, times());
+    (guids(), zones(), phases, times(), missing).prop_map(
+        |(cell, availability_zone, phase, assigned, missing_since)| Node {
+            cell,
+            availability_zone,
+            phase,
+            assigned,
+            missing_since,
+        },
+    )
 }
 
 fn operations() -> impl Strategy<Value = Operation> {
@@ -135,7 +153,7 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
     let placed = btree_map(select(ids.clone()), nodes(), 0..5);
     let what = (
         0u32..5,
-        option::weighted(0.1, vec(guids(), 0..5)),
+        option::weighted(0.3, vec(guids(), 0..5)),
         claims(),
         placed,
         subsequence(ids, 0..4),
@@ -147,7 +165,7 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
         times(),
         prop_oneof![0u32..5, Just(u32::MAX)],
         option::of(times()),
-        option::weighted(0.8, operations()),
+        option::weighted(0.7, operations()),
         option::of(operations()),
     );
     (what, how).prop_map(|(what, how)| {
@@ -226,6 +244,7 @@ fn clusters() -> impl Strategy<Value = Cluster> {
                 leader,
                 members,
                 config,
+                synchronous: vec![],
                 leaves,
                 directories,
                 exists,
@@ -244,6 +263,24 @@ fn views() -> impl Strategy<Value = Vec<CellView>> {
             view
         };
         cells.into_iter().map(view).collect()
+    })
+}
+
+fn rolls() -> impl Strategy<Value = Roll> {
+    let since = prop_oneof![1 => times(), 3 => Just(at(-1000))];
+    let presence = (option::weighted(0.3, since), prop::bool::weighted(0.1));
+    btree_map(guids(), presence, 3..6).prop_map(|cells| {
+        let presence = |(missing_since, destroyed): (Option<Timestamp>, bool)| Presence {
+            missing_since,
+            destroyed: missing_since.filter(|_| destroyed),
+        };
+        Roll {
+            looked: at(0),
+            cells: cells
+                .into_iter()
+                .map(|(guid, what)| (guid, presence(what)))
+                .collect(),
+        }
     })
 }
 
@@ -274,7 +311,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
     ];
     let streams = select(vec!["streaming".to_owned(), "catchup".to_owned()]);
     (
-        option::of(views()),
+        (option::of(views()), option::weighted(0.5, rolls())),
         port_facts(),
         btree_map(select(ids.clone()), answers(), 0..3),
         btree_set(select(ids.clone()), 0..5),
@@ -284,8 +321,9 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         (any::<bool>(), any::<bool>(), any::<bool>()),
     )
         .prop_map(
-            |(cells, port, started, removed, not_removed, prepared, replication, done)| Facts {
+            |((cells, roll), port, started, removed, not_removed, prepared, replication, done)| Facts {
                 cells,
+                roll,
                 port,
                 started,
                 removed,

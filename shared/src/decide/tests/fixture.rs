@@ -21,6 +21,8 @@ use crate::{
 
 /// The public port of every case.
 pub(super) const PORT: u16 = 30000;
+/// How long a cell must be missing before its nodes are replaced.
+pub(super) const REPLACE_AFTER: SignedDuration = SignedDuration::from_secs(300);
 /// Seconds after which the operation of a case is overdue.
 pub(super) const DEADLINE: i64 = 600;
 
@@ -280,7 +282,8 @@ impl Case {
             record: &self.record,
             cluster: &self.cluster,
             facts: &self.facts,
-            plan: &self.plan,
+            plan: Some(&self.plan),
+            replace_after: REPLACE_AFTER,
             now: self.now,
             seed: self.seed,
         }

@@ -5,6 +5,8 @@ mod bootstrap;
 mod deprovision;
 mod descriptions;
 mod fixture;
+mod missing;
+mod moving;
 mod placing;
 mod port;
 mod properties;

@@ -1,0 +1,290 @@
+//! The roll of cells, at `/cell-roll`: which cells there were lately, which of them are missing and since when, and which an
+//! operator has declared destroyed.
+//!
+//! **Guarantees.** A cell counts as missing for as long as that was *watched*: when nobody has looked for a while (brokers or
+//! etcd were away), the time starts over. A cell that sends heartbeats is neither missing nor destroyed.
+//! **Assumes.** Somebody calls the roll now and then while all is well, so that it knows cells before they are missing.
+//! **Caveats.** A cell that never sent a heartbeat, known by configuration only, is not on it and never missing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Error,
+    ids::CellGuid,
+    keyspace,
+    store::{Entry, Read, Store, StoreError},
+};
+
+/// A cell that has been missing for longer does not count any more when it is asked whether many are missing.
+const LATELY: SignedDuration = SignedDuration::from_hours(24);
+
+/// How often a lost compare-and-swap of an operator's declaration is tried again.
+const TRIES: usize = 5;
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Roll {
+    /// When somebody looked last. Kept up to date only while a cell is missing.
+    pub looked: Timestamp,
+    /// The cells.
+    pub cells: BTreeMap<CellGuid, Presence>,
+}
+
+/// What is known of one cell.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Presence {
+    /// Since when its heartbeat has been missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_since: Option<Timestamp>,
+    /// When an operator declared it destroyed, with all that was on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destroyed: Option<Timestamp>,
+}
+
+impl Roll {
+    /// A roll that nobody has written anything on.
+    #[must_use]
+    pub fn empty(now: Timestamp) -> Self {
+        Self {
+            looked: now,
+            cells: BTreeMap::new(),
+        }
+    }
+
+    /// Since when a cell has been missing; `None` when it is not, or was never known.
+    #[must_use]
+    pub fn missing_since(&self, cell: &CellGuid) -> Option<Timestamp> {
+        self.cells.get(cell).and_then(|presence| presence.missing_since)
+    }
+
+    /// Whether an operator has declared a cell destroyed, and it was not heard of since.
+    #[must_use]
+    pub fn is_destroyed(&self, cell: &CellGuid) -> bool {
+        self.cells
+            .get(cell)
+            .is_some_and(|presence| presence.destroyed.is_some())
+    }
+
+    /// Whether more than a third of the cells that there were lately are missing. Then it is more likely that the network or
+    /// etcd is to blame than that as many machines have died, and nothing is concluded from any of them.
+    #[must_use]
+    pub fn many_are_missing(&self, now: Timestamp) -> bool {
+        let lately = |presence: &&Presence| {
+            presence.destroyed.is_none()
+                && presence
+                    .missing_since
+                    .is_none_or(|since| now.duration_since(since) < LATELY)
+        };
+        let there: Vec<&Presence> = self.cells.values().filter(lately).collect();
+        let missing = there.iter().filter(|presence| presence.missing_since.is_some());
+        missing.count() * 3 > there.len()
+    }
+
+    /// The roll after a look that found these cells alive. `patience` is how long nobody may have looked.
+    #[must_use]
+    pub fn after_a_look(&self, alive: &BTreeSet<CellGuid>, now: Timestamp, patience: SignedDuration) -> Self {
+        let unwatched = now.duration_since(self.looked) > patience || now < self.looked;
+        let mut next = self.clone();
+        for (guid, presence) in &mut next.cells {
+            if alive.contains(guid) {
+                *presence = Presence::default();
+            } else if unwatched || presence.missing_since.is_none() {
+                presence.missing_since = Some(now);
+            }
+        }
+        for guid in alive {
+            next.cells.entry(guid.clone()).or_default();
+        }
+        next.looked = now;
+        next
+    }
+
+    /// Whether it is worth writing: something is different, or a cell is missing and must be seen to be watched.
+    fn is_news(&self, before: &Self, patience: SignedDuration) -> bool {
+        let somebody_is_missing = self
+            .cells
+            .values()
+            .any(|presence| presence.missing_since.is_some() && presence.destroyed.is_none());
+        self.cells != before.cells
+            || (somebody_is_missing && self.looked.duration_since(before.looked) > patience / 4)
+    }
+}
+
+/// Calls the roll: writes down which cells are alive now, and since when the others are not. `replace_after` is how long a
+/// cell must be missing before its nodes are replaced; of that, nobody may have looked for half at most.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn call(
+    store: &dyn Store,
+    alive: &BTreeSet<CellGuid>,
+    now: Timestamp,
+    replace_after: Duration,
+) -> Result<Roll, StoreError> {
+    let patience = SignedDuration::try_from(replace_after).unwrap_or(SignedDuration::MAX) / 2;
+    let entry = store.get(keyspace::CELL_ROLL, Read::Quorum).await?;
+    let before = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
+    let roll = before.after_a_look(alive, now, patience);
+    if roll.is_news(&before, patience) {
+        let value = serde_json::to_string(&roll).unwrap_or_default();
+        let written = match &entry {
+            Some(entry) => {
+                store
+                    .compare_and_swap(keyspace::CELL_ROLL, &value, entry.index, None)
+                    .await
+            }
+            None => store.create(keyspace::CELL_ROLL, &value, None).await,
+        };
+        match written {
+            // Somebody else has looked at the same moment; if nobody's look was written, the next one is.
+            Ok(_)
+            | Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(roll)
+}
+
+/// What cannot be understood is written anew: all that is lost is time.
+fn parse(entry: Option<&Entry>) -> Option<Roll> {
+    let entry = entry?;
+    serde_json::from_str(&entry.value)
+        .inspect_err(
+            |error| tracing::warn!(%error, "the roll of cells cannot be understood; it is written anew"),
+        )
+        .ok()
+}
+
+/// An operator declares that a cell, with all data on it, will not come back (design.md, 4, rule 5). Deprovisions and
+/// removals do not wait for it any more, and its nodes are replaced where others of their cluster live.
+///
+/// # Errors
+/// `Unprocessable` when the cell sends heartbeats; when etcd cannot be read or written.
+pub async fn declare_destroyed(store: &dyn Store, cell: &CellGuid, now: Timestamp) -> Result<(), Error> {
+    for _ in 0..TRIES {
+        let entry = store.get(keyspace::CELL_ROLL, Read::Quorum).await?;
+        // After the roll: a cell that comes back later takes the declaration back.
+        if store.get(&keyspace::cell(cell), Read::Quorum).await?.is_some() {
+            return Err(Error::Unprocessable(format!(
+                "cell {cell} is alive: stop it for good, and wait until its heartbeat at {} has run out",
+                keyspace::cell(cell)
+            )));
+        }
+        let mut roll = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
+        let presence = roll.cells.entry(cell.clone()).or_default();
+        presence.missing_since.get_or_insert(now);
+        presence.destroyed.get_or_insert(now);
+        let value = serde_json::to_string(&roll).unwrap_or_default();
+        let written = match entry {
+            Some(entry) => {
+                store
+                    .compare_and_swap(keyspace::CELL_ROLL, &value, entry.index, None)
+                    .await
+            }
+            None => store.create(keyspace::CELL_ROLL, &value, None).await,
+        };
+        match written {
+            Ok(_) => return Ok(()),
+            // The same declaration twice is one: after a lost answer it is simply made again.
+            Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Concurrency(
+        "the roll of cells changes faster than it can be written; try again".to_owned(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: SignedDuration = SignedDuration::from_secs(150);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn alive(names: &[&str]) -> BTreeSet<CellGuid> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    fn guid(name: &str) -> CellGuid {
+        name.parse().unwrap()
+    }
+
+    fn six() -> Roll {
+        Roll::empty(at(0)).after_a_look(&alive(&["a", "b", "c", "d", "e", "f"]), at(0), PATIENCE)
+    }
+
+    #[test]
+    fn a_cell_is_missing_since_the_first_look_without_it_until_it_is_back() {
+        let roll = six().after_a_look(&alive(&["a", "b", "c", "d", "e"]), at(10), PATIENCE);
+        let later = roll.after_a_look(&alive(&["a", "b", "c", "d", "e"]), at(100), PATIENCE);
+        assert_eq!(later.missing_since(&guid("f")), Some(at(10)));
+        let back = later.after_a_look(&alive(&["a", "f"]), at(110), PATIENCE);
+        assert_eq!(back.missing_since(&guid("f")), None);
+        assert_eq!(back.missing_since(&guid("b")), Some(at(110)));
+        assert_eq!(back.missing_since(&guid("stranger")), None);
+    }
+
+    #[test]
+    fn time_in_which_nobody_looked_does_not_count() {
+        let five = alive(&["a", "b", "c", "d", "e"]);
+        let roll = six().after_a_look(&five, at(10), PATIENCE);
+        let after_an_outage = roll.after_a_look(&five, at(1000), PATIENCE);
+        assert_eq!(after_an_outage.missing_since(&guid("f")), Some(at(1000)));
+        let with_a_clock_behind = roll.after_a_look(&five, at(5), PATIENCE);
+        assert_eq!(with_a_clock_behind.missing_since(&guid("f")), Some(at(5)));
+    }
+
+    #[test]
+    fn more_than_a_third_is_many() {
+        let roll = |there: &[&str]| six().after_a_look(&alive(there), at(10), PATIENCE);
+        assert!(!roll(&["a", "b", "c", "d"]).many_are_missing(at(11)));
+        let half = roll(&["a", "b", "c"]);
+        assert!(half.many_are_missing(at(11)));
+        assert!(
+            !half.many_are_missing(at(11) + LATELY),
+            "nor are they cells of lately"
+        );
+        let mut destroyed = half;
+        destroyed.cells.get_mut(&guid("f")).unwrap().destroyed = Some(at(10));
+        destroyed.cells.get_mut(&guid("e")).unwrap().destroyed = Some(at(10));
+        assert!(!destroyed.many_are_missing(at(11)), "one of four");
+    }
+
+    #[test]
+    fn a_look_is_written_down_when_it_shows_something_new() {
+        let (all, five) = (
+            alive(&["a", "b", "c", "d", "e", "f"]),
+            alive(&["a", "b", "c", "d", "e"]),
+        );
+        let look = |roll: &Roll, there, seconds| {
+            let next = roll.after_a_look(there, at(seconds), PATIENCE);
+            let news = next.is_news(roll, PATIENCE);
+            (next, news)
+        };
+        assert!(!look(&six(), &all, 100).1, "all are there as before");
+        let (missing, news) = look(&six(), &five, 100);
+        assert!(news);
+        assert!(!look(&missing, &five, 110).1, "just looked");
+        assert!(look(&missing, &five, 150).1, "somebody watches");
+    }
+
+    #[test]
+    fn a_destroyed_cell_that_is_heard_of_is_not_destroyed() {
+        let mut roll = six();
+        roll.cells.get_mut(&guid("f")).unwrap().destroyed = Some(at(1));
+        assert!(roll.is_destroyed(&guid("f")) && !roll.is_destroyed(&guid("a")));
+        let back = roll.after_a_look(&alive(&["f"]), at(2), PATIENCE);
+        assert!(!back.is_destroyed(&guid("f")));
+    }
+}
