@@ -44,13 +44,14 @@ impl StateDirectory {
             path: path.to_owned(),
             source,
         };
-        // Nobody else may send commands to HAProxy.
         let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(unusable)?;
+        builder.recursive(true);
+        // A cell may have its directory beside this one, where PostgreSQL's user must be able to go.
+        if let Some(parent) = path.parent() {
+            builder.mode(0o755).create(parent).map_err(unusable)?;
+        }
+        // Nobody else may send commands to HAProxy.
+        builder.mode(0o700).create(path).map_err(unusable)?;
         let mut directory = Self::peek(path).map_err(unusable)?;
         directory.lock = FileLock::try_take(&directory.handle).map_err(unusable)?;
         if directory.lock.is_some() {
@@ -158,6 +159,17 @@ fn worker_number(name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_directory_itself_is_closed_to_others() {
+        let top = tempfile::tempdir().unwrap();
+        let path = top.path().join("patroni-broker/router");
+        let directory = StateDirectory::open(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(directory.path()), 0o700);
+        // As far as the umask lets it.
+        assert_ne!(mode(&top.path().join("patroni-broker")), 0o700);
+    }
 
     #[test]
     fn the_last_worker_is_known_from_sockets_and_from_the_configuration() {
