@@ -10,29 +10,44 @@ use std::{
 /// How long a line may take, in seconds: some make a cluster of four nodes, on a machine that does much else.
 const LIMIT: &str = "600";
 
+/// What a block of a document may hold. Only `sh` is run.
+const LANGUAGES: [&str; 4] = ["sh", "text", "ini", "yaml"];
+
 /// The lines of all blocks of commands (` ```sh `) in a Markdown text.
 ///
 /// # Panics
 /// When a block does not say what it holds: it might hold commands.
 #[must_use]
 pub fn commands(markdown: &str) -> Vec<String> {
+    blocks(markdown, "sh").into_iter().flatten().collect()
+}
+
+/// The blocks in a language, by their lines.
+///
+/// # Panics
+/// When a block does not say what it holds.
+#[must_use]
+pub fn blocks(markdown: &str, wanted: &str) -> Vec<Vec<String>> {
     let mut found = Vec::new();
-    let mut language = None;
+    let mut open: Option<(&str, Vec<String>)> = None;
     for line in markdown.lines() {
-        match (line.strip_prefix("```"), language) {
-            (Some(begins), None) => {
+        match (line.strip_prefix("```"), &mut open) {
+            (Some(language), None) => {
                 assert!(
-                    matches!(begins, "sh" | "text" | "ini" | "yaml"),
-                    "a block of '{begins}': what is run is 'sh', and anything else must say what it is"
+                    LANGUAGES.contains(&language),
+                    "a block of '{language}': what is run is 'sh', and anything else must say what it is"
                 );
-                language = Some(begins);
+                open = Some((language, Vec::new()));
             }
-            (Some(_), Some(_)) => language = None,
-            (None, Some("sh")) => found.push(line.to_owned()),
-            (None, _) => {}
+            (Some(_), Some(_)) => {
+                let block = open.take().filter(|(language, _)| *language == wanted);
+                found.extend(block.map(|(_, lines)| lines));
+            }
+            (None, Some((_, lines))) => lines.push(line.to_owned()),
+            (None, None) => {}
         }
     }
-    assert_eq!(language, None, "a block does not end");
+    assert!(open.is_none(), "a block does not end");
     found
 }
 
@@ -175,6 +190,7 @@ mod tests {
     fn commands_are_told_from_pictures() {
         let text = "# A\n```text\na -> b\n```\n\n```sh\nls  # all\n\nmake demo\n```\nWords `x`.\n```ini\n[Unit]\n```\n";
         assert_eq!(commands(text), ["ls  # all", "", "make demo"]);
+        assert_eq!(blocks(text, "ini"), [["[Unit]"]]);
     }
 
     #[test]

@@ -1,0 +1,224 @@
+//! The operator's guide: its units start a working installation, and its commands repair one.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tests::{
+    binaries::repository_file,
+    osb::{OPERATION, Osb, PLAN, SERVICE},
+    processes,
+    psql::Session,
+    readme::{Told, blocks},
+    stack::Options,
+    wait::eventually,
+};
+
+use super::{START, scene::Scene, shown_in};
+
+const GUIDE: &str = "config/README.md";
+
+/// A lenient body.
+fn nodes(count: u32) -> Value {
+    json!({"service_id": SERVICE, "plan_id": PLAN, "parameters": {"node-count": count}})
+}
+
+async fn answers(address: &str) -> Osb {
+    let osb = Osb::new(&format!("http://{address}:8888"));
+    eventually("the broker", START, async || {
+        let request = osb.bare(reqwest::Method::GET, "/v2/catalog");
+        request.send().await.ok().map(drop)
+    })
+    .await;
+    osb
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_units_of_the_guide_are_an_installation() {
+    let mut scene = Scene::start_with(Options {
+        zones: Vec::new(),
+        router: false,
+        brokers: 0,
+        ..Options::default()
+    })
+    .await;
+    // The example with what the guide says: no cells but the one that announces itself, called by its credentials.
+    let example = fs::read_to_string(scene.directory.join("config/bosh-lite.example.yml")).unwrap();
+    let (before, rest) = example.split_once("backends:").unwrap();
+    let (_, after) = rest.split_once("kvstore:").unwrap();
+    let cell = "cell:\n  username: containers\n  password: containers\n";
+    let config = scene.directory.join("config/broker.yml");
+    fs::write(config, format!("{before}kvstore:{after}{cell}")).unwrap();
+
+    let guide = fs::read_to_string(repository_file(GUIDE)).unwrap();
+    let units = blocks(&guide, "ini");
+    assert_eq!(units.len(), 3, "a cell, a router and a broker");
+    for unit in units {
+        let of = |key: &str| -> Vec<String> {
+            let values = unit.iter().filter_map(|line| line.strip_prefix(key));
+            values.map(|value| scene.shell.localized(value)).collect()
+        };
+        let (variables, commands) = (of("Environment="), of("ExecStart="));
+        let variables: Vec<_> = variables
+            .iter()
+            .map(|pair| pair.split_once('=').unwrap())
+            .collect();
+        let [command] = commands.as_slice() else {
+            panic!("{unit:?}")
+        };
+        scene.serve_with(command, &variables);
+    }
+    let osb = answers(&scene.stack.address(20)).await;
+    eventually("the cell's heartbeat", START, async || {
+        let cell = format!("/cells/{}", scene.stack.address(110));
+        scene.stack.keys().0.contains_key(&cell).then_some(())
+    })
+    .await;
+    osb.make("u1", &nodes(1)).await;
+    let bound = osb.bind("u1", "b").await;
+    let credentials = &bound.expect(201).body["credentials"];
+    assert_eq!(credentials["host"], scene.stack.address(1));
+    let session = Session::open(credentials).await.unwrap();
+    assert_eq!(session.ask("1 + 1").await.unwrap(), "2");
+    drop(session);
+    osb.unmake("u1").await;
+    for server in scene.servers.iter_mut().rev() {
+        server.terminate();
+    }
+}
+
+/// The guide's commands, which are taken one after the other.
+struct Commands(std::vec::IntoIter<String>);
+
+impl Commands {
+    /// Runs the next one, which must begin like this.
+    #[track_caller]
+    fn next(&mut self, scene: &mut Scene, known_by: &str) -> Told {
+        let line = self.0.next().expect("another command in the guide");
+        assert!(line.starts_with(known_by), "{line}");
+        tokio::task::block_in_place(|| scene.shell.run(&line))
+    }
+}
+
+/// The variable that names master keys by id: the one that the guide makes, and that of the example.
+fn master_keys(scene: &Scene, ids: &[&str]) -> String {
+    let example = fs::read_to_string(repository_file("config/bosh-lite.example.yml")).unwrap();
+    let (_, rest) = example.split_once("value_for_development: ").unwrap();
+    let development = rest.lines().next().unwrap();
+    let key = |id: &&str| match *id {
+        "new" => json!({"id": "new", "file": scene.directory.join("master.key")}),
+        id => json!({"id": id, "value_for_development": development}),
+    };
+    json!(ids.iter().map(key).collect::<Vec<_>>()).to_string()
+}
+
+/// Starts another broker with these master keys.
+async fn broker_with(scene: &mut Scene, number: u8, keys: &[&str]) -> Osb {
+    let (address, keys) = (scene.stack.address(number), master_keys(scene, keys));
+    let variables = [
+        ("PATRONI_BROKER_CONFIG", "config/bosh-lite.example.yml"),
+        ("PATRONI_BROKER_BROKER_BIND_ADDRESS", &address),
+        ("PATRONI_BROKER_SECRETS_MASTER_KEYS", &keys),
+    ];
+    scene.serve_with("local-runner broker", &variables);
+    answers(&address).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_the_guide_put_things_right() {
+    let mut scene = Scene::start().await;
+    let osb = scene.stack.osb();
+    let mut commands = Commands(shown_in(GUIDE).into_iter());
+    let exports = [
+        "export ETCD_CLUSTER=http://10.244.21.4:4001".to_owned(),
+        format!(
+            "export BROKER_URI=http://starkandwayne:starkandwayne@{}:8888",
+            osb.address().ip()
+        ),
+    ];
+    for export in exports {
+        tokio::task::block_in_place(|| scene.shell.run(&export));
+    }
+    commands.next(&mut scene, "openssl rand -base64 32 >master.key");
+    osb.make("f1", &nodes(2)).await;
+    let answer = osb.bind("f1", "test").await;
+    let credentials = answer.expect(201).body["credentials"].clone();
+
+    a_lost_cell(&mut scene, &mut commands).await;
+    // What was there is there, for those who could log in.
+    Session::open(&credentials).await.unwrap();
+
+    // The master key is rotated, ...
+    let rotated = broker_with(&mut scene, 21, &["new", "development"]).await;
+    assert_eq!(
+        rotated.bind("f1", "test").await.expect(200).body["credentials"],
+        credentials
+    );
+    rotated.make("f2", &nodes(1)).await;
+    rotated.bind("f2", "test").await.expect(201);
+    let told = commands.next(&mut scene, "curl -s \"${ETCD_CLUSTER}/v2/keys/serviceinstances?");
+    let counts: Vec<&str> = told.lines().into_iter().map(str::trim).collect();
+    assert_eq!(counts, ["2 development", "2 new"]);
+    assert_eq!(commands.0.next(), None, "a command that nothing runs");
+
+    // ... and the old one lost.
+    let poor = broker_with(&mut scene, 22, &["new"]).await;
+    for answer in [poor.bind("f1", "other").await, poor.unbind("f1", "test").await] {
+        let description = answer.expect(500).description();
+        assert!(description.contains("lacks a key"), "{description}");
+    }
+    Session::open(&credentials).await.unwrap();
+    // The others know the key and would help.
+    scene.stack.brokers.clear();
+    scene.servers.drain(..1).for_each(drop);
+    poor.unmake("f1").await;
+    poor.unmake("f2").await;
+    Session::open(&credentials)
+        .await
+        .expect_err("a login to an instance that is gone");
+}
+
+/// The cell of a replica burns down, and another machine takes its guid.
+async fn a_lost_cell(scene: &mut Scene, commands: &mut Commands) {
+    let leader = scene.stack.keys().0["/service/f1/leader"].clone();
+    let record = scene.stack.record("f1").unwrap();
+    let is_replica = |node: &shared::ids::NodeId| node.to_string() != leader;
+    let (lost, placed) = record.nodes.iter().find(|(node, _)| is_replica(node)).unwrap();
+    let guid = placed.cell.to_string();
+    let cell = scene
+        .stack
+        .cells
+        .iter_mut()
+        .find(|cell| cell.guid == guid)
+        .unwrap();
+    cell.server.kill();
+    let nodes = cell.nodes_directory();
+    let data = nodes.parent().unwrap();
+    processes::kill_below(data).unwrap();
+    fs::remove_dir_all(data).unwrap();
+    cell.server.restart().await;
+
+    let line = commands.0.next().unwrap();
+    assert!(line.starts_with("guid=10.244.21.9; "), "{line}");
+    let line = line.replace("10.244.21.9", &guid);
+    let told = tokio::task::block_in_place(|| scene.shell.run(&line));
+    assert_eq!(
+        told.lines(),
+        [format!("/serviceinstances/f1/nodes/{lost}/backend")]
+    );
+    for count in ["1", "2"] {
+        let told = commands.next(scene, &format!("config/bosh-lite.update.sh f1 {count}"));
+        assert!(
+            told.lines().last().unwrap().starts_with("succeeded: "),
+            "{told:?}"
+        );
+    }
+    let record = scene.stack.record("f1").unwrap();
+    assert_eq!(record.nodes.len(), 2);
+    assert!(record.retired.contains(lost), "{record:?}");
+    eventually("the lost node's keys are gone", OPERATION, async || {
+        let keys = scene.stack.keys().0;
+        let gone = keys.keys().all(|key| !key.contains(&lost.to_string()));
+        gone.then_some(())
+    })
+    .await;
+}
