@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
 use super::failure::Failure;
-use crate::up::Facts;
+use crate::up::{Example, Facts};
 
 /// The instance that the demo makes.
 pub(super) const INSTANCE: &str = "demo";
@@ -38,7 +38,9 @@ impl BrokerClient {
     pub(super) fn new(facts: &Facts) -> Result<Self, Failure> {
         let expected = || Failure::new("a broker with users and a catalog", "one without");
         let credentials = facts.credentials.as_ref().ok_or_else(expected)?;
-        let (service_id, plan_id) = facts.example.clone().ok_or_else(expected)?;
+        let Example {
+            service_id, plan_id, ..
+        } = facts.example.clone().ok_or_else(expected)?;
         let http = Client::builder().no_proxy().timeout(REQUEST).build();
         Ok(Self {
             http: http.map_err(Failure::instead_of("an HTTP client"))?,
@@ -61,6 +63,16 @@ impl BrokerClient {
         });
         let request = self.request(Method::PUT, INSTANCE, &[ASYNCHRONOUS])?.json(&body);
         let answer = ask(request, "PUT of the instance", StatusCode::ACCEPTED).await?;
+        operation(&answer)
+    }
+
+    /// Asks for another number of nodes; answers the operation to poll for.
+    pub(super) async fn update(&self, nodes: u32) -> Result<String, Failure> {
+        let body = json!({ "service_id": self.service_id, "parameters": { "node-count": nodes } });
+        let request = self
+            .request(Method::PATCH, INSTANCE, &[ASYNCHRONOUS])?
+            .json(&body);
+        let answer = ask(request, "PATCH of the instance", StatusCode::ACCEPTED).await?;
         operation(&answer)
     }
 

@@ -4,13 +4,16 @@
 //! file with the logs when it has failed. It collides neither with services of the system nor with a running `up`.
 
 mod client;
+mod failover;
 mod failure;
 mod place;
 mod residue;
+mod resize;
 mod salvage;
 mod scenario;
 mod session;
 mod timings;
+mod writer;
 
 use std::{panic::AssertUnwindSafe, process::ExitCode, time::Instant};
 

@@ -22,9 +22,10 @@ use crate::{
     up::{Facts, Stack},
 };
 
-const NODES: u32 = 2;
+/// How many nodes the instance has at first and in the end.
+pub(super) const NODES: u32 = 2;
 /// Between two polls.
-const POLL: Duration = Duration::from_millis(100);
+pub(super) const POLL: Duration = Duration::from_millis(100);
 /// The broker's own deadline is 600 s.
 const LONGEST: Duration = Duration::from_secs(660);
 /// How long what follows an operation may take to be seen.
@@ -32,10 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The demo's actors.
 pub(super) struct Scenario<'a> {
-    stack: &'a mut Stack,
-    facts: Facts,
-    steps: Steps,
-    timings: Timings,
+    pub(super) stack: &'a mut Stack,
+    pub(super) facts: Facts,
+    pub(super) steps: Steps,
+    pub(super) timings: Timings,
 }
 
 impl<'a> Scenario<'a> {
@@ -62,6 +63,10 @@ impl<'a> Scenario<'a> {
         let uri = self.bind(&client).await?;
         let session = self.write(&uri).await?;
         self.read_on_replica(&uri, &session).await?;
+        let writer = self.begin_writing(&uri).await?;
+        let (session, lost) = self.fail_over(&uri, session, &writer).await?;
+        self.resize(&client, &writer).await?;
+        self.end_writing(&session, writer, &lost).await?;
         self.unbind(&client, &uri, session).await?;
         self.deprovision(&client).await?;
         self.check_etcd(&uri).await?;
@@ -118,10 +123,7 @@ impl<'a> Scenario<'a> {
 
     /// `host:port` of a replica, from what Patroni publishes.
     async fn replica(&self) -> Result<String, Failure> {
-        let scope = keyspace::scope(&instance()?);
-        let tree = self.stack.store().tree(&scope, Read::Quorum).await;
-        let tree = tree.map_err(Failure::instead_of("the members of the cluster in etcd"))?;
-        let cluster = Cluster::parse(&scope, tree.as_ref());
+        let cluster = self.cluster().await?;
         let replica = |(name, _): &(&String, _)| Some(name.as_str()) != cluster.leader.as_deref();
         let replicas: Vec<_> = cluster.members.iter().filter(replica).collect();
         let address = replicas.first().and_then(|(_, member)| member.address.clone());
@@ -133,13 +135,23 @@ impl<'a> Scenario<'a> {
         })
     }
 
+    /// What Patroni publishes.
+    pub(super) async fn cluster(&self) -> Result<Cluster, Failure> {
+        let scope = keyspace::scope(&instance()?);
+        let tree = self.stack.store().tree(&scope, Read::Quorum).await;
+        let tree = tree.map_err(Failure::instead_of("the members of the cluster in etcd"))?;
+        Ok(Cluster::parse(&scope, tree.as_ref()))
+    }
+
     async fn unbind(&mut self, client: &BrokerClient, uri: &str, session: Session) -> Result<(), Failure> {
         let step = self.steps.begin("unbind");
         client.unbind().await?;
         let took = step.done("unbound");
         self.timings.add("unbind", took);
         let step = self.steps.begin("checking that the login is gone");
-        session.ended().await?;
+        session
+            .ended("the session of the binding is ended by the unbind")
+            .await?;
         let code = session::is_refused(uri).await?;
         step.done(&format!(
             "its session was ended, and a new login is refused (SQLSTATE {code})"
@@ -215,7 +227,7 @@ fn instance() -> Result<InstanceId, Failure> {
 
 /// Polls until an operation has succeeded, and shows each new description. Answers how long that took, and how long it
 /// took until a leader ran.
-async fn poll(
+pub(super) async fn poll(
     client: &BrokerClient,
     operation: &str,
     step: &Step,

@@ -42,10 +42,22 @@ impl Session {
         }
     }
 
-    async fn connect(config: &Config) -> Result<Self, tokio_postgres::Error> {
+    /// Logs in, if that is possible now.
+    pub(super) async fn connect(config: &Config) -> Result<Self, tokio_postgres::Error> {
         let (client, connection) = config.connect(NoTls).await?;
         let connection = tokio::spawn(connection);
         Ok(Self { client, connection })
+    }
+
+    /// The single value, as text, that an expression has.
+    pub(super) async fn value(&self, expression: &str) -> Result<Option<String>, tokio_postgres::Error> {
+        let query = format!("SELECT ({expression})::text");
+        Ok(self.client.query_one(&query, &[]).await?.get(0))
+    }
+
+    /// Runs statements.
+    pub(super) async fn run(&self, statements: &str) -> Result<(), tokio_postgres::Error> {
+        self.client.batch_execute(statements).await
     }
 
     /// Makes a table and writes rows into it.
@@ -80,12 +92,18 @@ impl Session {
 
     /// Up to where the write-ahead log of the leader reaches.
     pub(super) async fn position(&self) -> Result<String, Failure> {
-        let row = self
-            .client
-            .query_one("SELECT pg_current_wal_lsn()::text", &[])
-            .await;
-        let row = row.map_err(Failure::instead_of("the leader's position in its log"))?;
-        Ok(row.get(0))
+        let position = self.value("pg_current_wal_lsn()").await;
+        let position = position.map_err(Failure::instead_of("the leader's position in its log"))?;
+        Ok(position.unwrap_or_default())
+    }
+
+    /// Which of these numbered rows are not there, in their order.
+    pub(super) async fn lost(&self, numbers: &[i64]) -> Result<Vec<i64>, Failure> {
+        let sql = "SELECT n FROM unnest($1::bigint[]) WITH ORDINALITY AS wanted (n, position)
+            WHERE NOT EXISTS (SELECT FROM numbers WHERE number = n) ORDER BY position";
+        let rows = self.client.query(sql, &[&numbers]).await;
+        let rows = rows.map_err(Failure::instead_of("a look at the numbered rows"))?;
+        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
     /// Waits until a replica has replayed the log up to a position; fails at once where it is none.
@@ -110,9 +128,8 @@ impl Session {
         }
     }
 
-    /// Waits until the server has ended the session.
-    pub(super) async fn ended(mut self) -> Result<(), Failure> {
-        let expected = "the session of the binding is ended by the unbind";
+    /// Waits until the session has been ended, which is what is `expected`.
+    pub(super) async fn ended(mut self, expected: &str) -> Result<(), Failure> {
         match tokio::time::timeout(PATIENCE, &mut self.connection).await {
             Ok(_) => match self.client.simple_query("SELECT 1").await {
                 Err(_) => Ok(()),
@@ -153,7 +170,8 @@ pub(super) fn address(uri: &str) -> Option<&str> {
     uri.rsplit_once('@')?.1.split('/').next()
 }
 
-fn configuration(uri: &str) -> Result<Config, Failure> {
+/// How to log in with a URI.
+pub(super) fn configuration(uri: &str) -> Result<Config, Failure> {
     let mut config: Config = uri
         .parse()
         .map_err(Failure::instead_of("a URI that PostgreSQL's clients understand"))?;

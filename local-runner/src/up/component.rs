@@ -153,6 +153,15 @@ impl Component {
             let _ = (&mut self.task).await;
         }
     }
+
+    /// Lets go of it as it is, like a kill, and waits until nothing of it runs in this process.
+    pub(super) async fn kill(&mut self) {
+        self.task.abort();
+        if !self.task.is_finished() {
+            // It was aborted.
+            let _ = (&mut self.task).await;
+        }
+    }
 }
 
 impl Drop for Component {

@@ -15,8 +15,8 @@ pub(crate) struct Facts {
     pub(crate) broker: SocketAddr,
     /// Who may call it.
     pub(crate) credentials: Option<Credentials>,
-    /// The first service, as an example, and its first plan.
-    pub(crate) example: Option<(String, String)>,
+    /// The first plan of the first service.
+    pub(crate) example: Option<Example>,
     /// Where everything is kept.
     pub(crate) state_directory: PathBuf,
     /// The log.
@@ -29,6 +29,19 @@ pub(crate) struct Facts {
     public_ports: String,
     /// Address and zone of each.
     places: Vec<(String, String)>,
+}
+
+/// A plan that can be had.
+#[derive(Debug, Clone)]
+pub(crate) struct Example {
+    /// Its service.
+    pub(crate) service_id: String,
+    /// The plan.
+    pub(crate) plan_id: String,
+    /// Whether a commit waits until a replica has it too.
+    pub(crate) synchronous: bool,
+    /// After how many seconds of silence a leader has lost its place.
+    pub(crate) ttl: u32,
 }
 
 /// The versions of what the stack runs.
@@ -54,9 +67,12 @@ impl Facts {
         Self {
             broker: SocketAddr::new(config.broker.bind_address, config.broker.port),
             credentials: config.broker.credentials.first().cloned(),
-            example: service
-                .zip(plan)
-                .map(|(service, plan)| (service.id.clone(), plan.id.clone())),
+            example: service.zip(plan).map(|(service, plan)| Example {
+                service_id: service.id.clone(),
+                plan_id: plan.id.clone(),
+                synchronous: plan.cluster.synchronous,
+                ttl: plan.cluster.patroni.ttl,
+            }),
             state_directory: directory.root().to_owned(),
             log: directory.log(),
             cells: directory.cells(),

@@ -18,7 +18,7 @@ use clap::Args;
 use self::stack::MOST_CELLS;
 pub(crate) use self::{
     error::UpError,
-    facts::Facts,
+    facts::{Example, Facts},
     settings::Settings,
     stack::{Stack, clear},
     state_directory::StateDirectory,
@@ -110,8 +110,11 @@ fn welcome(steps: Steps, facts: &Facts, instances: Option<usize>) {
         "\n{found}State: {directory}   log (JSON): {log}\n\n  export BROKER_URI={}\n",
         facts.broker_uri()
     );
-    if let Some((service, plan)) = &facts.example {
-        let body = format!(r#"'{{"service_id":"{service}","plan_id":"{plan}"}}'"#);
+    if let Some(Example {
+        service_id, plan_id, ..
+    }) = &facts.example
+    {
+        let body = format!(r#"'{{"service_id":"{service_id}","plan_id":"{plan_id}"}}'"#);
         let instance = "$BROKER_URI/v2/service_instances/first";
         text += &format!(
             "  curl -X PUT {instance} \\\n    -d {body}\n  curl -X PUT {instance}/service_bindings/me \\\n    -d {body}\n"

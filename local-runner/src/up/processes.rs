@@ -1,7 +1,7 @@
 //! What of the stack still runs when it should not, and ending it by force.
 //!
 //! **Guarantees.** Nothing runs afterwards. PostgreSQL, which would leave shared memory behind when it is killed, is
-//! told to shut down immediately, and killed only when it does not.
+//! told to shut down immediately, and killed only when it does not; a power cut is not that considerate.
 
 use std::{
     collections::BTreeSet,
@@ -46,11 +46,44 @@ pub(super) fn nodes(cells: &Path, user: u32) -> io::Result<Vec<Stat>> {
     // Nothing runs anywhere else below: a directory is cleared before it is moved.
     let mut found = Vec::new();
     for cell in children(cells)? {
-        for node in children(&cell.join("nodes"))? {
-            found.extend(working_in(&node.join("home"), user)?);
-        }
+        found.extend(of_cell(&cell, user)?);
     }
     Ok(found)
+}
+
+/// The processes of one cell's nodes.
+fn of_cell(cell: &Path, user: u32) -> io::Result<Vec<Stat>> {
+    let mut found = Vec::new();
+    for node in children(&cell.join("nodes"))? {
+        found.extend(working_in(&node.join("home"), user)?);
+    }
+    Ok(found)
+}
+
+/// Kills everything that works for the nodes of a cell, PostgreSQL included, as a power cut would. Answers how many
+/// processes that were.
+///
+/// # Errors
+/// When something does not end.
+pub(super) async fn kill_cell(cell: &Path, user: u32) -> io::Result<usize> {
+    let began = Instant::now();
+    let mut killed = BTreeSet::new();
+    loop {
+        let left = of_cell(cell, user)?;
+        if left.is_empty() {
+            return Ok(killed.len());
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(io::Error::other("some processes do not even end by force"));
+        }
+        for stat in &left {
+            killed.insert(stat.pid());
+            if let Some(process) = Process::open(stat.id()?)? {
+                process.signal(Signal::KILL)?;
+            }
+        }
+        sleep(PAUSE).await;
+    }
 }
 
 /// Whether a cell's directory holds nodes.

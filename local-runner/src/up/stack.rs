@@ -215,6 +215,44 @@ impl Stack {
         Ok(true)
     }
 
+    /// What a power cut does to the machine of a cell: the cell is gone, and all its nodes' processes are killed. Answers
+    /// how many these were.
+    ///
+    /// # Errors
+    /// When there is no such cell, or something does not end.
+    pub(crate) async fn cut_power(&mut self, host: &str) -> Result<usize, UpError> {
+        let number = self.number_of(host)?;
+        if let Some(component) = self.running.cells.get_mut(number) {
+            component.kill().await;
+        }
+        let directory = &self.cells[number].data_directory;
+        let killed = processes::kill_cell(directory, self.node_user).await;
+        killed.map_err(|source| UpError::System {
+            doing: "killing the nodes of a cell",
+            source,
+        })
+    }
+
+    /// The end of a power cut: the cell is started again, and brings its nodes up.
+    ///
+    /// # Errors
+    /// When there is no such cell, or it does not start.
+    pub(crate) async fn restore_power(&mut self, host: &str) -> Result<(), UpError> {
+        let number = self.number_of(host)?;
+        let component = start_cell(self.cells[number].clone(), self.store());
+        self.running.cells[number] = component;
+        self.running.cells[number].ready().await?;
+        Ok(())
+    }
+
+    fn number_of(&self, host: &str) -> Result<usize, UpError> {
+        let number = self.cells.iter().position(|cell| cell.host == host);
+        number.ok_or_else(|| UpError::System {
+            doing: "looking for a cell by its address",
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        })
+    }
+
     /// The processes of all nodes.
     ///
     /// # Errors
