@@ -66,7 +66,10 @@ impl Member {
         }
         let published: Published = serde_json::from_str(value).map_err(|_| CorruptMember::Json)?;
         let endpoint = endpoint(&published.conn_url).ok_or(CorruptMember::ConnUrl)?;
-        let runs = published.state.is_none_or(|state| state == "running");
+        // A primary is `starting` when Patroni 4 has been restarted beside it; a standby would be no primary.
+        let runs = published
+            .state
+            .is_none_or(|state| matches!(state.as_str(), "running" | "starting"));
         let is_primary = published.role.as_deref().is_none_or(promotion::is_primary);
         // `promoted` is said from pg_promote to the end of the recovery.
         let may_be_primary = is_primary || published.role.as_deref() == Some("promoted");
@@ -158,6 +161,8 @@ mod tests {
         for (state, role, asked) in [
             ("running", "master", false),
             ("running", "primary", false),
+            ("starting", "primary", false),
+            ("starting", "replica", true),
             ("running", "promoted", true),
             ("running", "replica", true),
             ("crashed", "master", true),
