@@ -24,10 +24,13 @@ impl Scenario<'_> {
             let members = self.cluster().await?.members.len();
             same("members", &nodes, &u32::try_from(members).unwrap_or(u32::MAX))?;
             same("the leader", &leader, &self.leader().await?)?;
-            step.done(&format!("{nodes} nodes, and the leader is the same"));
+            writer.goes_on(SOME_ROWS).await?;
+            same("the client's sessions", &sessions, &writer.account().sessions())?;
+            step.done(&format!(
+                "{nodes} nodes; the leader and the client's session are the same"
+            ));
         }
-        writer.goes_on(SOME_ROWS).await?;
-        same("the client's sessions", &sessions, &writer.account().sessions())
+        Ok(())
     }
 
     /// Ends the client that writes numbered rows. `lost` are those that were lost before.

@@ -154,7 +154,7 @@ impl Component {
         }
     }
 
-    /// Lets go of it as it is, like a kill, and waits until nothing of it runs in this process.
+    /// Lets go of it as it is, like a kill. It is not started again; what runs of it ends with its next step.
     pub(super) async fn kill(&mut self) {
         self.task.abort();
         if !self.task.is_finished() {
@@ -228,6 +228,27 @@ mod tests {
             component.ready().await.unwrap_err().to_string(),
             "x ended before it was ready"
         );
+    }
+
+    #[tokio::test]
+    async fn a_component_that_was_killed_is_let_go_of() {
+        let held = Arc::new(());
+        let lent = Arc::clone(&held);
+        let mut component = Component::start("x", move |ready, _| {
+            let lent = Arc::clone(&lent);
+            async move {
+                ready.with("");
+                std::future::pending::<()>().await;
+                drop(lent);
+                Ok(())
+            }
+        });
+        component.ready().await.unwrap();
+        component.kill().await;
+        while Arc::strong_count(&held) > 1 {
+            tokio::task::yield_now().await;
+        }
+        component.stop().await;
     }
 
     #[tokio::test]
