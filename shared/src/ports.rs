@@ -5,7 +5,12 @@
 //! **Caveats.** `/routing/nextport` is a hint. When it is wrong, ports are tried one by one, and after
 //! [`MISSES`] one listing of all owners decides.
 
+mod legacy;
+
 use std::{collections::BTreeSet, time::Duration};
+
+pub use self::legacy::adopt;
+use self::legacy::{adopt_allocations, is_legacy};
 
 use crate::{
     effect::PortFact,
@@ -113,54 +118,6 @@ pub async fn first_candidate(store: &dyn Store, range: PortRange) -> Result<Port
         .unwrap_or(range.first))
 }
 
-/// Gives every allocation that an older router wrote an owner key. Its owner has no record, so it carries no incarnation;
-/// nothing ever takes it away but an operator.
-async fn adopt_allocations(store: &dyn Store) -> Result<(), StoreError> {
-    for (id, child) in store
-        .list(keyspace::ALLOCATIONS, Read::Quorum)
-        .await?
-        .unwrap_or_default()
-    {
-        let Child::Leaf(entry) = child else { continue };
-        let Ok(port) = entry.value.trim().parse::<Port>() else {
-            tracing::warn!(
-                instance = id,
-                value = entry.value,
-                "an allocation is not a port; it is left alone"
-            );
-            continue;
-        };
-        adopt(store, &id, port).await?;
-    }
-    match store
-        .create(keyspace::PORTS_ADOPTED, "all allocations have an owner", None)
-        .await
-    {
-        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Gives one allocation of an older router an owner key, unless the port has an owner. Answers whether it had none.
-///
-/// # Errors
-/// When etcd cannot be written.
-pub async fn adopt(store: &dyn Store, id: &str, port: Port) -> Result<bool, StoreError> {
-    match store.create(&keyspace::port(port), id, None).await {
-        Ok(_) => {
-            let port = port.number();
-            tracing::info!(
-                instance = id,
-                port,
-                "adopted the port of an older router's allocation"
-            );
-            Ok(true)
-        }
-        Err(StoreError::Conflict { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Tries to become the owner of a candidate port.
 ///
 /// # Errors
@@ -228,9 +185,7 @@ pub async fn allocate(
         return Ok(false);
     }
     if let Ok(other) = there.value.trim().parse()
-        && owner(store, other)
-            .await?
-            .is_some_and(|(owner, _)| owner == Owner::Legacy(id.clone()))
+        && is_legacy(store, record, other).await?
     {
         tracing::error!(
             instance = %id, port = port.number(), legacy = other.number(),

@@ -190,7 +190,8 @@ impl Follow {
             };
             let address = self.lookups.resolve(port, route.leader.as_ref());
             if let Entry::Vacant(vacant) = self.targets.entry(port) {
-                tracing::info!(instance = %route.instance, incarnation = %route.incarnation, %port, "a port to route");
+                let incarnation = route.incarnation.map(tracing::field::display);
+                tracing::info!(instance = %route.instance, incarnation, %port, "a port to route");
                 vacant.insert(None);
                 self.schedule.gather(Instant::now());
             }

@@ -15,6 +15,7 @@ use std::{
 use shared::{
     ids::{Incarnation, InstanceId, Port},
     keyspace,
+    ports::Owner,
     store::{Tree, WatchEvent},
 };
 
@@ -29,8 +30,8 @@ use super::{
 pub(crate) struct Route {
     /// The instance that owns the port.
     pub(crate) instance: InstanceId,
-    /// Which life of that instance.
-    pub(crate) incarnation: Incarnation,
+    /// Which life of that instance; `None` for one of an older router, which knew of no lives.
+    pub(crate) incarnation: Option<Incarnation>,
     /// Who gets the sessions; `None`: nobody knows.
     pub(crate) leader: Option<Leader>,
 }
@@ -50,7 +51,7 @@ pub(crate) struct Routes {
     allocations: HashMap<InstanceId, Port>,
     /// Who claims a port by an allocation: more than one only in a store that somebody has damaged.
     claims: HashMap<Port, BTreeSet<InstanceId>>,
-    owners: HashMap<Port, (InstanceId, Incarnation)>,
+    owners: HashMap<Port, (InstanceId, Option<Incarnation>)>,
     clusters: HashMap<InstanceId, Cluster>,
     routes: BTreeMap<Port, Route>,
     /// What was complained about, by the key concerned.
@@ -155,13 +156,13 @@ impl Routes {
                 // Other programs' and hidden keys, such as the mark that all older allocations were adopted.
                 return;
             };
-            let owner = owner(value);
-            if owner.is_none() && value != "quarantine" {
-                self.complain(key, format!("{value:?} names no instance and incarnation"));
+            let owner = Owner::parse(value);
+            if owner.is_none() {
+                self.complain(key, format!("{value:?} names no instance"));
             } else {
                 self.complaints.remove(key);
             }
-            self.own(port, owner);
+            self.own(port, owner.and_then(life));
         }
     }
 
@@ -275,7 +276,7 @@ impl Routes {
         }
     }
 
-    fn own(&mut self, port: Port, owner: Option<(InstanceId, Incarnation)>) {
+    fn own(&mut self, port: Port, owner: Option<(InstanceId, Option<Incarnation>)>) {
         match owner {
             Some(owner) => self.owners.insert(port, owner),
             None => self.owners.remove(&port),
@@ -359,10 +360,13 @@ fn complain(complaints: &mut HashMap<String, String>, changes: &mut Changes, key
     }
 }
 
-/// `<id> <incarnation>`.
-fn owner(value: &str) -> Option<(InstanceId, Incarnation)> {
-    let (id, incarnation) = value.split_once(' ')?;
-    Some((id.parse().ok()?, incarnation.parse().ok()?))
+/// Who owns a port, and which life of it.
+fn life(owner: Owner) -> Option<(InstanceId, Option<Incarnation>)> {
+    match owner {
+        Owner::Life(id, incarnation) => Some((id, Some(incarnation))),
+        Owner::Legacy(id) => Some((id, None)),
+        Owner::Quarantine => None,
+    }
 }
 
 /// The one segment of a key that follows a directory.

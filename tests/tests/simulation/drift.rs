@@ -7,7 +7,7 @@ use shared::{
     keyspace,
     ports::owner_value,
     reconcile::drift::SLICE,
-    record::{Record, State},
+    record::{OperationState, Record, State},
     store::{Read, Store},
 };
 use tests::simulation::{Accident, Fate, Layout, Process, World, audit, instance, now};
@@ -194,6 +194,43 @@ fn what_an_older_broker_left_is_adopted_and_never_removed() {
     set(&world, &keyspace::allocation(&instance("older")), "30077");
     set(&world, &keyspace::allocation(&instance("oldest")), "none");
     assert_left_alone(&world);
+}
+
+#[test]
+fn an_older_routers_allocation_is_never_overwritten() {
+    for adopted in [false, true] {
+        let world = World::new(Layout::default());
+        let handler = kind(&world);
+        handler
+            .ask(handler.provision(&instance("first"), 1))
+            .unwrap()
+            .unwrap();
+        handler
+            .ask(handler.poll_to_the_end(&instance("first")))
+            .unwrap()
+            .unwrap();
+        set(&world, &keyspace::allocation(&id()), "30077");
+        if adopted {
+            assert_eq!(mend(&world), 1);
+        }
+        let is_unharmed = || {
+            assert_eq!(get(&world, &keyspace::allocation(&id())).unwrap(), "30077");
+            assert_eq!(get(&world, "/routing/ports/30077").unwrap(), "f1");
+        };
+        handler.ask(handler.provision(&id(), 2)).unwrap().unwrap();
+        is_unharmed();
+        let last = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+        assert_eq!(last.state, OperationState::Failed, "{last:?}");
+        settle(&world);
+        mend(&world);
+        is_unharmed();
+        handler.ask(handler.deprovision(&id())).unwrap().unwrap();
+        handler.ask(handler.poll_to_the_end(&id())).unwrap();
+        settle(&world);
+        mend(&world);
+        is_unharmed();
+        assert_eq!(world.record(&id()), None);
+    }
 }
 
 #[test]

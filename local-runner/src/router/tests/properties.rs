@@ -37,6 +37,11 @@ fn step() -> impl Strategy<Value = Step> {
             format!("/routing/ports/{number}"),
             format!("i{instance} {INCARNATION}")
         )),
+        // Of an older router's instance.
+        2 => (instance.clone(), number.clone()).prop_map(|(instance, number)| Step::Put(
+            format!("/routing/ports/{number}"),
+            format!("i{instance}")
+        )),
         6 => (instance.clone(), member_name.clone()).prop_map(|(instance, name)| Step::Put(
             format!("/service/i{instance}/leader"),
             name.to_owned()

@@ -221,7 +221,6 @@ fn a_port_is_routed_when_allocation_and_owner_agree() {
     view.expire("/routing/ports/31000");
     assert_eq!(view.complaints, Vec::<String>::new());
 
-    // An older router's allocation.
     view.put("/routing/allocation/i1", "31000");
     view.put("/routing/allocation/i1", "31000");
     assert_eq!(view.leads(31000), "-");
@@ -229,14 +228,14 @@ fn a_port_is_routed_when_allocation_and_owner_agree() {
     assert_eq!(view.leads(31000), "-");
     view.put("/routing/ports/31000", &format!("i1 {INCARNATION}"));
     assert_eq!(view.leads(31000), A);
-    view.put("/routing/ports/31000", "i1");
+    view.put("/routing/ports/31000", "i1 1");
     assert_eq!(view.leads(31000), "-");
     assert_eq!(
         view.complaints,
         [
             "/routing/allocation/i1: nobody owns port 31000: it is not served",
             "/routing/allocation/i1: port 31000 is owned by i2: it is not served",
-            "/routing/ports/31000: \"i1\" names no instance and incarnation",
+            "/routing/ports/31000: \"i1 1\" names no instance",
             "/routing/allocation/i1: nobody owns port 31000: it is not served",
         ]
     );
@@ -249,7 +248,26 @@ fn another_life_of_an_instance_is_another_route() {
     let changed = view.put("/routing/ports/31000", &format!("i1 {incarnation}"));
     assert_eq!(changed, BTreeSet::from([port(31000)]));
     let route = view.routes.get(port(31000)).unwrap();
-    assert_eq!(route.incarnation.to_string(), incarnation);
+    assert_eq!(route.incarnation.unwrap().to_string(), incarnation);
+}
+
+#[test]
+fn an_instance_of_an_older_router_is_routed_when_its_allocation_was_adopted() {
+    let mut view = view_of_cluster();
+    view.remove("/routing/ports/31000");
+    assert_eq!(view.leads(31000), "-");
+    view.put("/routing/ports/31000", "i1");
+    assert_eq!(view.leads(31000), A);
+    assert_eq!(view.routes.get(port(31000)).unwrap().incarnation, None);
+    view.put("/routing/ports/31000", "i2");
+    assert_eq!(view.leads(31000), "-");
+    assert_eq!(
+        view.complaints,
+        [
+            "/routing/allocation/i1: nobody owns port 31000: it is not served",
+            "/routing/allocation/i1: port 31000 is owned by i2: it is not served",
+        ]
+    );
 }
 
 #[test]

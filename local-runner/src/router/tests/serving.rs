@@ -2,6 +2,8 @@
 
 use std::{sync::atomic::Ordering::SeqCst, time::Instant};
 
+use shared::keyspace;
+
 use super::bench::{Bench, PATIENCE, Server, Session, leads_nowhere, leads_to, port, reached};
 use tests::wait::eventually;
 
@@ -21,6 +23,17 @@ async fn sessions_follow_the_leader_key() {
     second.ends().await;
     leads_to(port, &b).await;
     println!("sessions of the former leader ended {took:?} after the write began");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adopted_port_of_an_older_router_is_served() {
+    let bench = Bench::start().await;
+    let (a, b, port) = (Server::start("a").await, Server::start("b").await, port());
+    bench.keys.cluster("i1", port, &a, &b).await;
+    bench.keys.set(&keyspace::port(port), "i1").await;
+    leads_to(port, &a).await;
+    bench.keys.lead("i1", &b).await;
+    leads_to(port, &b).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
