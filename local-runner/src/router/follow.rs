@@ -38,6 +38,9 @@ use crate::{chain, port_holder};
 
 /// How often ports that somebody else uses are tried.
 const RETRY_PORTS: Duration = Duration::from_secs(1);
+/// How long a router that has just started waits for addresses that it looks up. The HAProxy of an earlier one may serve
+/// these leaders, and would cut them off if it were told that nobody leads.
+const FIRST_ADDRESSES: Duration = Duration::from_secs(1);
 /// Events taken in at once before HAProxy hears of them.
 const BATCH: usize = 1000;
 /// Taken ports whose holders are looked for at once: each takes a walk through /proc.
@@ -66,6 +69,10 @@ pub(super) struct Follow {
     routes: Routes,
     seen_routing: bool,
     seen_service: bool,
+    /// Whether HAProxy is told what follows from the store.
+    begun: bool,
+    /// Until when that waits for addresses.
+    patience: Option<Instant>,
     lookups: Lookups,
     /// Where each port should lead.
     targets: Targets,
@@ -101,6 +108,8 @@ impl Follow {
             routes: Routes::default(),
             seen_routing: false,
             seen_service: false,
+            begun: false,
+            patience: None,
             lookups: Lookups::new(http),
             targets: Targets::new(),
             worker: None,
@@ -131,7 +140,7 @@ impl Follow {
             let changes = self.routes.expire(now);
             self.take(changes);
             self.retry_ports(now);
-            if self.seen() {
+            if self.may_begin(now) {
                 self.point().await;
                 self.begin_work();
             }
@@ -336,6 +345,15 @@ impl Follow {
         self.seen_routing && self.seen_service
     }
 
+    /// Whether enough is known for HAProxy to be told of it.
+    fn may_begin(&mut self, now: Instant) -> bool {
+        if !self.begun && self.seen() {
+            let patience = *self.patience.get_or_insert(now + FIRST_ADDRESSES);
+            self.begun = now >= patience || !self.lookups.are_under_way();
+        }
+        self.begun
+    }
+
     fn serves(&self, port: Port) -> bool {
         self.serving.contains_key(&port) || self.refused.contains_key(&port)
     }
@@ -372,10 +390,12 @@ impl Follow {
 
     /// When something is to be done, whatever happens.
     fn alarm(&self) -> Alarm {
-        let work = self
-            .schedule
-            .next()
-            .filter(|_| self.idle.is_some() && self.seen());
+        let next = if self.begun {
+            self.schedule.next()
+        } else {
+            self.patience
+        };
+        let work = next.filter(|_| self.idle.is_some());
         let times = [work, self.retry_ports, self.routes.deadline()];
         let next = times.into_iter().flatten().min();
         next.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600))

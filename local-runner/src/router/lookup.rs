@@ -89,6 +89,11 @@ impl Lookups {
         address
     }
 
+    /// Whether the address of any leader is still to come.
+    pub(crate) fn are_under_way(&self) -> bool {
+        self.known.values().any(|known| known.address.is_none())
+    }
+
     /// The next lookup that succeeds; never, while there is none.
     pub(crate) async fn next(&mut self) -> (Port, SocketAddr) {
         loop {
