@@ -168,7 +168,9 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(directory.path()), 0o700);
         // As far as the umask lets it.
-        assert_ne!(mode(&top.path().join("patroni-broker")), 0o700);
+        let usual = top.path().join("usual");
+        DirBuilder::new().mode(0o755).create(&usual).unwrap();
+        assert_eq!(mode(&top.path().join("patroni-broker")), mode(&usual));
     }
 
     #[test]
