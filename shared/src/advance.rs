@@ -52,6 +52,15 @@ pub struct Pass {
     pub cluster: Cluster,
 }
 
+impl From<Pass> for Current {
+    fn from(pass: Pass) -> Self {
+        Self {
+            record: pass.record,
+            index: pass.index,
+        }
+    }
+}
+
 impl Pass {
     /// Whether the instance is gone, record and all.
     #[must_use]

@@ -6,7 +6,10 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Incarnation, OperationId};
+use crate::{
+    ids::{Incarnation, OperationId},
+    record::{Operation, OperationKind},
+};
 
 /// How long a marker may announce an operation that no record knows: its handler may be between the two writes.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -22,11 +25,24 @@ pub struct Marker {
     pub incarnation: Incarnation,
     /// The operation that it announces.
     pub operation: OperationId,
+    /// What that operation does.
+    pub kind: OperationKind,
     /// When it was written.
     pub since: Timestamp,
 }
 
 impl Marker {
+    /// The marker of an operation in this life of its instance.
+    #[must_use]
+    pub fn of(incarnation: Incarnation, operation: &Operation) -> Self {
+        Self {
+            incarnation,
+            operation: operation.id,
+            kind: operation.kind,
+            since: operation.started,
+        }
+    }
+
     /// Reads a marker as it stands in etcd; `None` for anything else.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {

@@ -174,7 +174,11 @@ pub async fn allocate(
     let key = keyspace::allocation(id);
     let value = port.to_string();
     match store.create(&key, &value, None).await {
-        Ok(_) => return move_hint(store, range.after(port)).await.map(|()| true),
+        Ok(_) => {
+            let next = range.after(port).to_string();
+            store.set(keyspace::NEXT_PORT, &next, None).await?;
+            return Ok(true);
+        }
         Err(StoreError::Conflict { .. }) => {}
         Err(error) => return Err(error),
     }
@@ -260,14 +264,6 @@ pub async fn quarantine(
         Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Writes the hint unless that port is owned.
-async fn move_hint(store: &dyn Store, next: Port) -> Result<(), StoreError> {
-    if store.get(&keyspace::port(next), Read::Quorum).await?.is_none() {
-        store.set(keyspace::NEXT_PORT, &next.to_string(), None).await?;
-    }
-    Ok(())
 }
 
 /// Takes the allocation away and puts the port into quarantine, both only if they are this incarnation's. Answers whether

@@ -18,10 +18,14 @@ use crate::{
     keyspace,
     marker::Marker,
     record::{Operation, OperationKind, OperationState, State},
+    store::{Index, Read, StoreError},
 };
 
 /// Half the time for which a marker is left alone that announces nothing.
 const LATE: SignedDuration = SignedDuration::from_secs(30);
+
+/// How often a write that somebody else was faster with is tried again.
+const TRIES: usize = 20;
 
 /// How a client takes the end of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,16 +82,46 @@ async fn mark(
     incarnation: Incarnation,
     operation: &Operation,
 ) -> Result<(), Error> {
-    let marker = Marker {
-        incarnation,
-        operation: operation.id,
-        since: operation.started,
-    };
+    let marker = Marker::of(incarnation, operation);
     broker
         .store
         .set(&keyspace::operation(id), &marker.to_json(), None)
         .await?;
     Ok(())
+}
+
+/// Announces a provision whose record is still to be written; answers the index of the marker, by which
+/// [`deprovision`](deprovision::deprovision) may take it back. Requests that come at once share one marker.
+async fn announce(broker: &Broker, id: &InstanceId, marker: &Marker) -> Result<Index, Error> {
+    let (store, key) = (&*broker.store, keyspace::operation(id));
+    for _ in 0..TRIES {
+        match store.create(&key, &marker.to_json(), None).await {
+            Ok(index) => return Ok(index),
+            Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Some(there) = store.get(&key, Read::Quorum).await? else {
+            continue;
+        };
+        let is_alike = |other: Marker| {
+            other.kind == OperationKind::Provision && marker.since.duration_since(other.since) < LATE
+        };
+        if Marker::parse(&there.value).is_some_and(is_alike) {
+            return Ok(there.index);
+        }
+        // One that an earlier life has left behind: it may be swept at any moment.
+        match store
+            .compare_and_swap(&key, &marker.to_json(), there.index, None)
+            .await
+        {
+            Ok(index) => return Ok(index),
+            Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Concurrency(
+        "other requests about this instance are under way; try again".to_owned(),
+    ))
 }
 
 /// Announces an operation again whose handler stood still between its marker and its record: meanwhile the marker may have

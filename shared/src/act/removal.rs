@@ -221,9 +221,8 @@ pub(super) async fn mark(broker: &Broker, record: &Record) -> Result<(), Error> 
         return Ok(());
     };
     let marker = Marker {
-        incarnation: record.incarnation,
-        operation: operation.id,
         since: broker.clock.now(),
+        ..Marker::of(record.incarnation, operation)
     };
     let key = keyspace::operation(&record.instance_id);
     match broker.store.create(&key, &marker.to_json(), None).await {

@@ -19,7 +19,7 @@ use crate::{
     ids::InstanceId,
     keyspace,
     record::Record,
-    store::{Read, Tree},
+    store::{Entry, Read, StoreError, Tree},
 };
 
 /// What a run found.
@@ -39,6 +39,12 @@ pub(super) struct Run<'r> {
 }
 
 impl Run<'_> {
+    /// The marker of an instance, as it is now.
+    pub(super) async fn marker(&self, id: &InstanceId) -> Result<Option<Entry>, StoreError> {
+        let key = keyspace::operation(id);
+        self.broker.store.get(&key, Read::Quorum).await
+    }
+
     /// Counts a mend, and says what it was and why it was needed.
     pub(super) fn mended(&self, id: &InstanceId, what: &str, why: &str) {
         self.mended.fetch_add(1, Ordering::Relaxed);
@@ -108,6 +114,6 @@ async fn compare(run: &Run<'_>, id: &InstanceId, tree: Tree) -> Result<(), Error
         )
         .await
     } else {
-        settled::mark_again(run, &record).await
+        settled::mark_again(run, record, entry.index).await
     }
 }

@@ -5,12 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    drift::Run,
-    nodes,
-    settled::{delete, marker},
-    survey::Traces,
-};
+use super::{drift::Run, nodes, settled::delete, survey::Traces};
 use crate::{
     error::Error,
     ids::{InstanceId, Port},
@@ -27,7 +22,7 @@ pub(super) async fn check(run: &Run<'_>, id: &InstanceId, traces: &Traces, tree:
     if traces.owners.iter().any(|key| is_legacy(&key.owner)) {
         return Ok(());
     }
-    let marked = marker(run, id).await?;
+    let marked = run.marker(id).await?;
     let is_awaited =
         |entry: Entry| Marker::parse(&entry.value).is_some_and(|marker| !marker.is_stale(broker.clock.now()));
     if marked.is_some_and(is_awaited) {

@@ -9,15 +9,16 @@ use super::{
 };
 use crate::{
     act,
-    advance::{advance, read_record},
+    advance::{Current, advance, read_record},
     binding::Binding,
     error::Error,
-    ids::{InstanceId, NodeId},
+    ids::NodeId,
     keyspace,
     marker::Marker,
     ports::{self, Owner},
-    record::Record,
-    store::{Entry, Index, Read, StoreError, Tree},
+    record::{Node, Phase, PortClaim, Record},
+    service::provision::withdraw,
+    store::{Entry, Index, StoreError, Tree},
 };
 
 /// A record at rest, and everything that is beside it.
@@ -29,25 +30,28 @@ pub(super) struct Seen<'s> {
 }
 
 /// An instance that is under way must be marked, or nobody would come to it.
-pub(super) async fn mark_again(run: &Run<'_>, record: &Record) -> Result<(), Error> {
-    let id = &record.instance_id;
+pub(super) async fn mark_again(run: &Run<'_>, record: Record, index: Index) -> Result<(), Error> {
+    let id = record.instance_id.clone();
     let Some(operation) = record.latest_operation() else {
         return Ok(());
     };
-    let marker = Marker {
-        incarnation: record.incarnation,
-        operation: operation.id,
-        since: operation.started,
-    };
+    if run.marker(&id).await?.is_some() {
+        return Ok(());
+    }
+    if record.operation.is_some() && is_unaccepted(&record) {
+        let why = "its marker was withdrawn before it had begun, and its handler did not come to see that";
+        let current = Current { record, index };
+        if withdraw(run.broker, current, why).await? {
+            run.mended(&id, "a provision was taken back", why);
+        }
+        return Ok(());
+    }
+    let marker = Marker::of(record.incarnation, operation);
     // Should the operation have ended meanwhile, its marker is one of those that say nothing.
-    match run
-        .broker
-        .store
-        .create(&keyspace::operation(id), &marker.to_json(), None)
-        .await
-    {
+    let (key, value) = (keyspace::operation(&id), marker.to_json());
+    match run.broker.store.create(&key, &value, None).await {
         Ok(_) => run.mended(
-            id,
+            &id,
             "the marker was written again",
             "an operation was under way without one, and nobody would have come to it",
         ),
@@ -55,6 +59,14 @@ pub(super) async fn mark_again(run: &Run<'_>, record: &Record) -> Result<(), Err
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Whether a provision has not got to the point yet at which its handler looks whether its marker is still there. Nobody was
+/// told that it was accepted, and no cell was asked for anything.
+fn is_unaccepted(record: &Record) -> bool {
+    let is_candidate = matches!(record.port, PortClaim::Candidate { .. });
+    let is_assigned = |node: &Node| node.phase == Phase::Assigned;
+    is_candidate && record.last_operation.is_none() && record.nodes.values().all(is_assigned)
 }
 
 /// Compares everything with the record, and mends what differs.
@@ -214,9 +226,4 @@ async fn bindings(run: &Run<'_>, seen: Seen<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The marker of an instance, if there is one.
-pub(super) async fn marker(run: &Run<'_>, id: &InstanceId) -> Result<Option<Entry>, StoreError> {
-    run.broker.store.get(&keyspace::operation(id), Read::Quorum).await
 }

@@ -1,18 +1,17 @@
 //! `DELETE /v2/service_instances/:id`: takes an instance away (osb-reference.md, 7). It may come at any time.
 
-use super::{Patience, begin, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, TRIES, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
     error::Error,
     ids::InstanceId,
     keyspace,
+    marker::Marker,
+    ports::gone_or_other,
     record::{Operation, OperationKind, OperationState, Phase, Record, State},
-    store::StoreError,
+    store::{Read, StoreError},
 };
-
-/// How often a lost compare-and-swap is tried again: the instance may be moving while it is being deprovisioned.
-const TRIES: usize = 20;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -44,8 +43,12 @@ pub enum Deprovisioned {
 pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Deprovisioned, Error> {
     command.patience.check()?;
     let mut meant = None;
+    // The instance may be moving while it is being deprovisioned.
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
+            if withdraw(broker, &command.instance).await? {
+                continue;
+            }
             return Err(Error::Gone("there is no such instance".to_owned()));
         };
         // A handler that stood still for long may find another life of the instance: that one nobody asked to end.
@@ -89,6 +92,23 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
     Err(Error::Concurrency(
         "the instance changes faster than it can be deprovisioned; try again".to_owned(),
     ))
+}
+
+/// Takes back what announces a provision whose record is not written yet: its handler may stand still, and when it goes on
+/// nobody would ask for the instance any more. Answers whether there was a marker; then the record has to be looked for
+/// again, since it may have been written before the marker went.
+async fn withdraw(broker: &Broker, id: &InstanceId) -> Result<bool, Error> {
+    let key = keyspace::operation(id);
+    let Some(entry) = broker.store.get(&key, Read::Quorum).await? else {
+        return Ok(false);
+    };
+    // That of a deprovision leads to what it may have left behind.
+    let is_provision = |marker: Marker| marker.kind == OperationKind::Provision;
+    if !Marker::parse(&entry.value).is_some_and(is_provision) {
+        return Ok(false);
+    }
+    gone_or_other(broker.store.compare_and_delete(&key, entry.index).await)?;
+    Ok(true)
 }
 
 fn under_way(record: &Record) -> Option<Operation> {

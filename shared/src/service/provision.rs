@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
 use tokio::try_join;
 
-use super::{Patience, begin, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, announce, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
@@ -19,6 +19,7 @@ use crate::{
     error::Error,
     ids::{Incarnation, InstanceId, NodeId},
     keyspace,
+    marker::Marker,
     parameters::{self, Wishes},
     ports,
     record::{
@@ -26,6 +27,10 @@ use crate::{
     },
     store::{Read, StoreError},
 };
+
+/// How old a request may be when it claims its instance. Whoever sent an older one has given up, as gateways do after half
+/// a minute, and may have been told already that there is no such instance.
+const TOO_OLD: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -63,6 +68,7 @@ pub enum Provisioned {
 /// # Errors
 /// 400, 409, 422, 503 and 504 of [`Error`], each with nothing left behind unless it says so.
 pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provisioned, Error> {
+    let began = broker.clock.now();
     let request = &command.request;
     let (_, plan) = broker
         .settings
@@ -117,7 +123,11 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     }
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
     let first = walk.decide(&record);
-    mark(broker, &command.instance, incarnation, &operation).await?;
+    let marker = Marker::of(incarnation, &operation);
+    let announced = announce(broker, &command.instance, &marker).await?;
+    if broker.clock.now().duration_since(began) > TOO_OLD {
+        return Err(stood_still());
+    }
     let Some(current) = claim(broker, first.record).await? else {
         // Somebody else claimed it between the two looks.
         let Some(current) = read_record(broker, &command.instance).await? else {
@@ -127,7 +137,14 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         };
         return join(broker, command, current).await;
     };
-    mark_if_late(broker, &command.instance, incarnation, &operation).await?;
+    let marker = broker
+        .store
+        .get(&keyspace::operation(&command.instance), Read::Quorum)
+        .await?;
+    if marker.is_none_or(|marker| marker.index != announced) {
+        withdraw(broker, current, "it was taken back before it had begun").await?;
+        return Err(stood_still());
+    }
     tracing::info!(
         instance = %command.instance, %incarnation, operation = %operation.id, node_count,
         plan = plan.name, identity = command.originating_identity, "provision accepted"
@@ -136,11 +153,19 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     walk.act(&current, first.effects).await?;
     let pass = walk.run(current).await?;
     if let Some(reason) = hopeless(&pass, broker.clock.now())
-        && abandon(broker, pass, reason.to_string()).await?
+        && withdraw(broker, pass.into(), &reason.to_string()).await?
     {
         return Err(reason);
     }
     finish(broker, command, &operation).await
+}
+
+/// The answer to a request that nobody waits for any more. To a client that does, it says what helps.
+fn stood_still() -> Error {
+    Error::Concurrency(
+        "the request stood still, and the instance may have been deprovisioned meanwhile; send it again"
+            .to_owned(),
+    )
 }
 
 /// Writes the first record. `None`: there is one already, another's.
@@ -290,16 +315,17 @@ fn hopeless(pass: &Pass, now: Timestamp) -> Option<Error> {
 
 /// Takes a provision back that no cell has taken part in, so that nothing is left of it. Answers whether that could be
 /// done: if somebody else took it further meanwhile, it goes on, and ends as every provision does.
-async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<bool, Error> {
-    let Pass {
-        mut record, index, ..
-    } = pass;
+///
+/// # Errors
+/// When etcd cannot be read or written; then it is not known.
+pub(crate) async fn withdraw(broker: &Broker, current: Current, reason: &str) -> Result<bool, Error> {
+    let Current { mut record, index } = current;
     tracing::warn!(instance = %record.instance_id, reason, "provision taken back");
     if let Some(operation) = record.operation.take() {
         let ended = Some(broker.clock.now());
         record.last_operation = Some(Operation {
             state: OperationState::Failed,
-            description: reason,
+            description: reason.to_owned(),
             ended,
             ..operation
         });
@@ -317,7 +343,12 @@ async fn abandon(broker: &Broker, pass: Pass, reason: String) -> Result<bool, Er
     record.retired.extend(never_ran);
     // A provision that has failed has lost its marker, and what follows must be found by reconcile should this handler die.
     if let Some(operation) = record.latest_operation() {
-        mark(broker, &record.instance_id, record.incarnation, operation).await?;
+        // No provision may take it for its own: it goes with this life.
+        let going = Operation {
+            kind: OperationKind::Deprovision,
+            ..operation.clone()
+        };
+        mark(broker, &record.instance_id, record.incarnation, &going).await?;
     }
     let key = keyspace::record(&record.instance_id);
     match broker

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use shared::record::OperationState;
+use shared::{error::Error, record::OperationState};
 use tests::simulation::{Accident, Fate, Layout, Process, World, audit, binding};
 
 use crate::story::{Carrier, STORIES, Story, id, kind, settle};
@@ -22,8 +22,11 @@ impl Meanwhile {
     fn happen(self, world: &Arc<World>) {
         let handler = kind(world);
         let end = || handler.ask(handler.poll_to_the_end(&id())).unwrap();
-        if self != Self::Nothing && world.record(&id()).is_some() {
-            handler.ask(handler.deprovision(&id())).unwrap().unwrap();
+        if self != Self::Nothing {
+            let was_there = world.record(&id()).is_some();
+            let gone = handler.ask(handler.deprovision(&id())).unwrap();
+            // The platform has given the instance up, whether the broker has heard of it or not.
+            assert_eq!(matches!(gone, Err(Error::Gone(_))), !was_there, "{gone:?}");
             end();
         }
         if self == Self::Again {
@@ -52,6 +55,10 @@ fn run(story: Story, at: usize, freeze: Accident, meanwhile: Meanwhile) -> bool 
     handler.run(&mut told).unwrap();
     settle(&world);
     audit::assert_in_order(&world);
+    if meanwhile == Meanwhile::Gone {
+        // Nobody asks for it any more.
+        assert_eq!(world.record(&id()), None);
+    }
     if meanwhile == Meanwhile::Again {
         let after = world.record(&id()).unwrap();
         // A request that stood still before it was written down is a request like any other when it goes on; but never
