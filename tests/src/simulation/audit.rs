@@ -198,15 +198,6 @@ pub fn all_succeeded(world: &World) -> bool {
     records(world).iter().all(succeeded)
 }
 
-/// Whether something wrong is one of the few things that a handler leaves behind when it stands still for less than a second,
-/// between two calls, and dies: nobody is misled by them, and they are for drift to be mended (an allocation whose port
-/// is not owned, a projection of a node that no record names).
-#[must_use]
-pub fn is_drift(wrong: &str) -> bool {
-    (wrong.starts_with("/routing/allocation/") || wrong.contains("/backend is left"))
-        && wrong.contains(" is left")
-}
-
 /// Asserts that a world is in order, now that all operations have ended.
 ///
 /// # Panics
