@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use shared::ids::CellGuid;
+
 use crate::{status::StatusArguments, up};
 
 /// Highly available PostgreSQL on demand: an Open Service Broker, its cells and its router.
@@ -30,6 +32,20 @@ pub(crate) enum Command {
     ServiceStatus(StatusArguments),
     /// Show how many nodes each cell holds: <count> <guid>.
     ShowCells(StatusArguments),
+    /// Declare that a cell, with all data on it, will never come back. Refused while it sends heartbeats.
+    ///
+    /// Deprovisions and removals of nodes do not wait for the cell any more, and its nodes are replaced on other cells where
+    /// their cluster has a leader. Should the cell come back all the same, the declaration is void; nodes that counted as
+    /// gone are deleted from it.
+    DeclareCellDestroyed(DestroyedCell),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DestroyedCell {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The cell's guid, as `show-cells` prints it.
+    pub(crate) guid: CellGuid,
 }
 
 #[derive(Debug, Args)]

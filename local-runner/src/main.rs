@@ -25,8 +25,9 @@ use clap::Parser;
 use cli::{Command, CommandLine};
 use interrupts::Interrupts;
 use shared::{
+    clock::{Clock, SystemClock},
     config::{CellConfig, Config, RouterConfig, StoreConfig},
-    setup,
+    roll, setup,
 };
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -91,6 +92,12 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         }
         Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
         Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
+        Command::DeclareCellDestroyed(cell) => {
+            let config = StoreConfig::load(cell.file.config.as_deref())?;
+            let store = setup::store(&config.kvstore)?;
+            roll::declare_destroyed(&store, &cell.guid, SystemClock.now()).await?;
+            tracing::info!(cell = %cell.guid, "declared destroyed");
+        }
         // These have a log of their own.
         Command::Up(_) | Command::Demo => {}
     }

@@ -15,7 +15,7 @@ use crate::{
     broker::Broker,
     cells::Cell,
     cluster::Cluster,
-    decide::{Decision, Situation, decide},
+    decide::{Decision, Situation},
     effect::{Effect, Facts},
     error::Error,
     ids::InstanceId,
@@ -157,7 +157,7 @@ impl<'b> Walk<'b> {
         // Whatever was taken from the catalog, operations end at their deadline.
         let plan = self.broker.plan_configuration(record).ok();
         let replace_after = self.broker.settings.replace_after;
-        let mut decision = decide(&Situation {
+        let mut decision = (self.broker.decide)(&Situation {
             record,
             cluster: &self.cluster,
             facts: &self.facts,

@@ -11,7 +11,7 @@ use crate::{
     cells::{CellClient, KnownCells},
     clock::Clock,
     database::{Databases, Door},
-    decide::dynamic_configuration,
+    decide::{Decision, Situation, dynamic_configuration},
     error::Error,
     ids::NodeId,
     master_keys::{DeriveError, Kind, MasterKeys, Purpose},
@@ -32,6 +32,8 @@ pub struct Broker {
     pub patroni: Arc<dyn PatroniClient>,
     /// The instances' PostgreSQL.
     pub databases: Arc<dyn Databases>,
+    /// What moves instances on: [`decide::decide`].
+    pub decide: fn(&Situation<'_>) -> Decision,
     /// Time and chance.
     pub clock: Arc<dyn Clock>,
     /// What the configuration says.

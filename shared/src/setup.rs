@@ -8,7 +8,7 @@ use crate::{
     clock::SystemClock,
     config::{Config, KvStore},
     database::PostgresDatabases,
-    decide::placement::CellView,
+    decide::{decide, placement::CellView},
     etcd::{self, Etcd},
     patroni_rest::HttpPatroni,
     ports::PortRange,
@@ -89,6 +89,7 @@ pub fn broker(config: Config) -> Result<Broker, SetupError> {
         cells: Arc::new(HttpCells::new()?),
         patroni: Arc::new(HttpPatroni::new()?),
         databases: Arc::new(PostgresDatabases),
+        decide,
         clock: Arc::new(SystemClock),
         settings: Arc::new(settings),
     })

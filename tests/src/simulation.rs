@@ -13,6 +13,7 @@
 //! [`audit`] (what must hold).
 
 pub mod audit;
+mod bug;
 mod cell;
 mod chance;
 mod damage;
@@ -24,10 +25,12 @@ mod outside;
 mod patroni;
 mod process;
 mod schedule;
+mod transitions;
 mod wire;
 mod world;
 
 pub use self::{
+    bug::{BUGS, Bug},
     chance::Chance,
     handler::{Handler, binding, instance},
     immediate::now,

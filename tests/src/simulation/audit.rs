@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{
-    ids::{CellGuid, InstanceId},
+    ids::{CellGuid, Incarnation, InstanceId},
     keyspace,
     ports::owner_value,
     record::{OperationState, Phase, PortClaim, Record, State},
@@ -14,7 +14,7 @@ use super::World;
 /// What is wrong at this moment, whatever is under way. Empty: nothing.
 #[must_use]
 pub fn violations(world: &World) -> Vec<String> {
-    let mut wrong = Vec::new();
+    let mut wrong = world.wrong();
     let mut places: BTreeMap<(InstanceId, CellGuid), usize> = BTreeMap::new();
     let mut databases: BTreeMap<InstanceId, BTreeSet<String>> = BTreeMap::new();
     let held = world.held();
@@ -25,6 +25,20 @@ pub fn violations(world: &World) -> Vec<String> {
                 .entry(id.instance.clone())
                 .or_default()
                 .extend(data.clone());
+        }
+    }
+    let mut lives: BTreeMap<&String, BTreeSet<Incarnation>> = BTreeMap::new();
+    for (id, _, data) in &held {
+        if let Some(system) = data {
+            lives.entry(system).or_default().insert(id.incarnation);
+        }
+    }
+    for (system, lives) in lives {
+        if lives.len() > 1 {
+            wrong.push(format!(
+                "database {system} is served in {} lives of its instance",
+                lives.len()
+            ));
         }
     }
     for ((instance, cell), count) in places {

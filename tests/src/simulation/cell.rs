@@ -5,15 +5,17 @@ use std::{
     time::Duration,
 };
 
+use jiff::{SignedDuration, Timestamp};
 use shared::{
     cell_api::Heartbeat,
     ids::{CellGuid, NodeId},
     keyspace,
-    record::{Record, Tombstone},
+    record::{Node, Phase, Record, Tombstone},
     store::{Read, Store},
 };
 
 use super::{
+    Bug,
     immediate::now,
     judgement::{Identity, Judgement, judge},
     patroni::{Patroni, Version},
@@ -37,6 +39,10 @@ pub(super) struct Cell {
     pub(super) retired: BTreeSet<NodeId>,
     /// Seconds that a node takes to stop.
     pub(super) stopping_takes: u32,
+    /// From when to when it was away.
+    pub(super) outages: Vec<(Timestamp, Timestamp)>,
+    pub(super) bug: Option<Bug>,
+    pub(super) wrong: Vec<String>,
     age: u64,
 }
 
@@ -63,6 +69,8 @@ pub(super) enum Life {
 }
 
 impl Cell {
+    pub(super) const BETWEEN_BEATS: SignedDuration = SignedDuration::from_secs(BEAT.cast_signed());
+
     pub(super) fn new(guid: CellGuid, zone: String, capacity: u32) -> Self {
         Self {
             guid,
@@ -72,6 +80,9 @@ impl Cell {
             nodes: BTreeMap::new(),
             retired: BTreeSet::new(),
             stopping_takes: 0,
+            outages: Vec::new(),
+            bug: None,
+            wrong: Vec::new(),
             age: 0,
         }
     }
@@ -115,9 +126,9 @@ impl Cell {
                 }
                 continue;
             }
-            if looks || held.nudged {
+            if (looks || held.nudged) && self.bug != Some(Bug::CellNeverLooksAgain) {
                 held.nudged = false;
-                look(store, held);
+                look(store, held, self.bug);
                 if held.life == (Life::Ends { left: 0 }) {
                     self.retired.insert(id);
                     continue;
@@ -174,6 +185,11 @@ impl Cell {
             return;
         };
         held.patroni.stop(store);
+        if held.patroni.data.is_some() && !is_named_as_going(store, &held.patroni.id) {
+            self.wrong.push(format!(
+                "the data of {node} was deleted and nothing names it as going"
+            ));
+        }
         delete(store, &keyspace::member(&held.patroni.id.instance, node));
         delete(store, &keyspace::registration(&self.guid, node));
         self.beat(store);
@@ -181,8 +197,11 @@ impl Cell {
 }
 
 /// Looks at the record of a node. What would stop it must be seen twice.
-fn look(store: &MemoryStore, held: &mut Held) {
-    let judgement = consult(store, &held.patroni.id);
+fn look(store: &MemoryStore, held: &mut Held, bug: Option<Bug>) {
+    let judgement = match consult(store, &held.patroni.id) {
+        Judgement::SetAside if bug == Some(Bug::CellDeletesStrangers) => Judgement::Remove,
+        judgement => judgement,
+    };
     match (judgement, held.life) {
         (_, Life::Ends { .. }) => {}
         (Judgement::Run { nofailover }, _) => {
@@ -201,6 +220,23 @@ fn look(store: &MemoryStore, held: &mut Held) {
             held.life = Life::SetAside;
         }
         (Judgement::SetAside, Life::SetAside) => {}
+    }
+}
+
+/// Whether the record of its incarnation lets a node go, or that incarnation has ended or is about to.
+fn is_named_as_going(store: &MemoryStore, id: &Identity) -> bool {
+    let record = now(store.get(&keyspace::record(&id.instance), Read::Quorum)).unwrap();
+    let record = record.map(|entry| Record::parse(&entry.value).unwrap());
+    let tombstone = now(store.get(&keyspace::tombstone(&id.instance), Read::Quorum)).unwrap();
+    let tombstone = tombstone.and_then(|entry| serde_json::from_str::<Tombstone>(&entry.value).ok());
+    match record.filter(|record| record.incarnation == id.incarnation) {
+        Some(record) => {
+            let leaves = |node: &Node| node.phase == Phase::Leaving;
+            record.retired.contains(&id.node) || record.nodes.get(&id.node).is_some_and(leaves)
+        }
+        None => tombstone.is_some_and(|tombstone| {
+            tombstone.incarnation != id.incarnation || tombstone.retired.contains(&id.node)
+        }),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use shared::{
     act::{self, Directory, Scene},
     advance::{advance, read_cluster, read_record},
@@ -20,6 +20,7 @@ use shared::{
     ids::{BindingId, InstanceId},
     keyspace, reconcile,
     record::{OperationState, Request},
+    roll,
     service::{
         Patience,
         bind::{self, Bind, Bound},
@@ -141,11 +142,25 @@ impl Handler {
     /// # Errors
     /// As [`update::update`].
     pub async fn update(&self, id: &InstanceId, nodes: u32) -> Result<Updated, Error> {
+        self.change(id, node_count(nodes)).await
+    }
+
+    /// PATCH of an instance to so many nodes on these cells.
+    ///
+    /// # Errors
+    /// As [`update::update`].
+    pub async fn relocate(&self, id: &InstanceId, nodes: u32, cells: &[String]) -> Result<Updated, Error> {
+        let mut parameters = node_count(nodes);
+        parameters.insert("cells".to_owned(), json!(cells));
+        self.change(id, parameters).await
+    }
+
+    async fn change(&self, id: &InstanceId, parameters: Map<String, Value>) -> Result<Updated, Error> {
         let command = Update {
             instance: id.clone(),
             service_id: "s1".to_owned(),
             plan_id: None,
-            parameters: node_count(nodes),
+            parameters,
             maintenance_version: None,
             patience: Patience::Polls,
             originating_identity: None,
@@ -279,6 +294,18 @@ impl Handler {
         Ok(())
     }
 
+    /// An operator declares a cell destroyed.
+    ///
+    /// # Errors
+    /// As [`roll::declare_destroyed`].
+    ///
+    /// # Panics
+    /// When it is not the name of a cell.
+    pub async fn declare_destroyed(&self, cell: &str) -> Result<(), Error> {
+        let now = self.broker.clock.now();
+        roll::declare_destroyed(&*self.broker.store, &cell.parse().unwrap(), now).await
+    }
+
     /// One ordinary pass.
     ///
     /// # Errors
@@ -288,6 +315,6 @@ impl Handler {
     }
 }
 
-fn node_count(nodes: u32) -> Map<String, serde_json::Value> {
+fn node_count(nodes: u32) -> Map<String, Value> {
     Map::from_iter([("node-count".to_owned(), json!(nodes))])
 }

@@ -10,17 +10,18 @@ use shared::{
     effect::StartAnswer,
     ids::{CellGuid, NodeId},
     keyspace,
+    record::{Record, State},
     store::{Read, Store},
 };
 
 use super::{
-    World,
+    Bug, World,
     cell::{Cell, Held, Life},
     database::{Database, instance_at, is_target},
     immediate::now,
     judgement::{Identity, admit, dismiss},
     patroni::Patroni,
-    world::State,
+    world::State as WorldState,
 };
 
 impl World {
@@ -37,6 +38,9 @@ impl World {
     ) -> Result<(), StartAnswer> {
         let id = identity(cell, node, request);
         self.recognise(&id)?;
+        if self.bug() == Some(Bug::CellTakesWhateverComes) {
+            return Ok(());
+        }
         admit(self.record(&id.instance).as_ref(), &id)
             .map_err(|reason| StartAnswer::Unclear(format!("cell {cell} answered 409: {reason}")))
     }
@@ -45,7 +49,7 @@ impl World {
     fn recognise(&self, id: &Identity) -> Result<(), StartAnswer> {
         let cell = &id.cell;
         let known = self.at_cell(cell, |cell| {
-            if cell.retired.contains(&id.node) {
+            if cell.retired.contains(&id.node) && cell.bug != Some(Bug::CellTakesWhateverComes) {
                 return Some(StartAnswer::Refused("the node is retired".to_owned()));
             }
             let held = cell.nodes.get_mut(&id.node)?;
@@ -73,7 +77,12 @@ impl World {
     }
 
     pub(super) fn remove(&self, cell: &CellGuid, node: NodeId) -> RemoveAnswer {
-        let unreachable = || RemoveAnswer::NotYet(format!("cell {cell} cannot be reached"));
+        let unreachable = || {
+            if self.bug() == Some(Bug::SilenceOfACellIsConsent) {
+                return RemoveAnswer::Gone;
+            }
+            RemoveAnswer::NotYet(format!("cell {cell} cannot be reached"))
+        };
         let held = self.at_cell(cell, |cell| {
             let held = cell
                 .nodes
@@ -93,7 +102,14 @@ impl World {
             let leader = now(self.store.get(&key, Read::Quorum))
                 .unwrap()
                 .map(|entry| entry.value);
-            if let Err(reason) = dismiss(self.record(&id.instance).as_ref(), leader.as_deref(), &id) {
+            let record = self.record(&id.instance);
+            let lives = |record: &&Record| {
+                record.incarnation == id.incarnation && record.state == State::Active && record.bootstrapped
+            };
+            if leader == Some(node.to_string()) && record.as_ref().is_some_and(|record| lives(&record)) {
+                self.blame(format!("{cell} was asked to remove {node}, which leads"));
+            }
+            if let Err(reason) = dismiss(record.as_ref(), leader.as_deref(), &id) {
                 return RemoveAnswer::NotYet(format!("cell {cell} answered 409: {reason}"));
             }
         }
@@ -137,7 +153,7 @@ impl World {
     fn at_api<T>(
         &self,
         api: &str,
-        call: impl FnOnce(&State, &Patroni) -> Result<T, String>,
+        call: impl FnOnce(&WorldState, &Patroni) -> Result<T, String>,
     ) -> Result<T, String> {
         self.with(|state| {
             let mut nodes = state.cells.values().flat_map(Cell::running);

@@ -47,7 +47,7 @@ pub enum Fate {
     Once(usize, Accident),
     /// The same at every call.
     Always(Accident),
-    /// Any accident, once in so many calls.
+    /// Any accident, once in so many calls; and reads fail.
     Cruel(Chance, usize),
 }
 
@@ -151,6 +151,14 @@ impl Process {
                 Fate::Always(accident) => Some(*accident),
                 Fate::Cruel(chance, times) => chance.once_in(*times).then(|| any_accident(chance)),
             }
+        })
+    }
+
+    /// Whether a read fails.
+    pub(super) fn misses_a_read(&self) -> bool {
+        self.with(|state| match &mut state.fate {
+            Fate::Cruel(chance, times) => chance.once_in(*times * 3),
+            Fate::Kind | Fate::Once(..) | Fate::Always(_) => false,
         })
     }
 

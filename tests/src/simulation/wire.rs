@@ -17,7 +17,7 @@ use shared::{
     store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch},
 };
 
-use super::{Accident, Process, World, immediate::now};
+use super::{Accident, Bug, Process, World, immediate::now, transitions};
 use crate::memory_store::MemoryStore;
 
 /// How old a look of a cell at a record may be when it takes the node in.
@@ -36,6 +36,8 @@ enum Write {
     Swap(String, String, Index, Option<Duration>),
     Delete(String, Index),
     RemoveDirectory(String),
+    /// No broker does that, but for one with a bug.
+    DeleteAll(String),
 }
 
 impl Write {
@@ -45,7 +47,8 @@ impl Write {
             | Self::Set(key, ..)
             | Self::Swap(key, ..)
             | Self::Delete(key, _)
-            | Self::RemoveDirectory(key) => key,
+            | Self::RemoveDirectory(key)
+            | Self::DeleteAll(key) => key,
         }
     }
 
@@ -56,13 +59,57 @@ impl Write {
             Self::Swap(..) => "swap",
             Self::Delete(..) => "delete",
             Self::RemoveDirectory(_) => "rmdir",
+            Self::DeleteAll(_) => "delete all of",
         };
         format!("{verb} {}", self.key())
+    }
+
+    /// The write as a broker with this bug does it.
+    fn botched(self, bug: Option<Bug>) -> Self {
+        match (self, bug) {
+            (Self::Swap(key, value, _, ttl), Some(Bug::SwapsWithoutComparing)) => Self::Set(key, value, ttl),
+            (Self::Create(key, value, ttl), Some(Bug::OwnsPortsOfOthers))
+                if key.starts_with("/routing/ports/") =>
+            {
+                Self::Set(key, value, ttl)
+            }
+            (Self::Delete(key, _), Some(Bug::DeletesWithoutComparing)) => Self::DeleteAll(key),
+            (Self::RemoveDirectory(key), Some(Bug::DeletesDirectoriesWithContent)) => Self::DeleteAll(key),
+            (write, _) => write,
+        }
+    }
+
+    /// Writes, and notes what happened to the instance.
+    fn carry_out(&self, world: &World) -> Result<Index, StoreError> {
+        let id = self
+            .key()
+            .strip_prefix("/serviceinstances/")
+            .and_then(|rest| rest.strip_suffix("/record"))
+            .and_then(|id| id.parse().ok());
+        let Some(id) = id else {
+            return self.apply(&world.store);
+        };
+        let before = world.record(&id);
+        let written = self.apply(&world.store)?;
+        transitions::note(world, before.as_ref(), world.record(&id).as_ref());
+        Ok(written)
     }
 
     /// The index of the write; that of a deletion is of no interest.
     fn apply(&self, store: &MemoryStore) -> Result<Index, StoreError> {
         match self {
+            Self::DeleteAll(key) => {
+                for leaf in store.content().into_keys().rev() {
+                    if leaf == *key || leaf.starts_with(&format!("{key}/")) {
+                        if let Ok(Some(entry)) = now(store.get(&leaf, Read::Quorum)) {
+                            now(store.compare_and_delete(&leaf, entry.index))?;
+                        } else {
+                            now(store.remove_empty_directory(&leaf))?;
+                        }
+                    }
+                }
+                Ok(Index::MIN)
+            }
             Self::Create(key, value, ttl) => now(store.create(key, value, *ttl)),
             Self::Set(key, value, ttl) => now(store.set(key, value, *ttl)),
             Self::Swap(key, value, index, ttl) => now(store.compare_and_swap(key, value, *index, *ttl)),
@@ -143,6 +190,17 @@ impl Wire {
         answer
     }
 
+    /// What a read answers that failed.
+    fn missed<T>(&self, nothing: T) -> Result<T, StoreError> {
+        self.world.note(&format!("{}: a read fails", self.process.name()));
+        if self.world.bug() == Some(Bug::TakesAnErrorForAbsence) {
+            return Ok(nothing);
+        }
+        Err(StoreError::Unavailable {
+            reason: "simulated".to_owned(),
+        })
+    }
+
     async fn write(&self, write: Write) -> Result<Index, StoreError> {
         let key = write.key().to_owned();
         let lost = || {
@@ -157,8 +215,24 @@ impl Wire {
             })
         };
         let name = write.name();
-        let done = move |world: &World| write.apply(&world.store);
-        self.call(&name, done, lost, refused).await
+        let bug = self.world.bug();
+        let record = key.ends_with("/record");
+        if bug == Some(Bug::WritesNoMarker) && key.starts_with("/operations/") {
+            return Ok(Index::MIN);
+        }
+        let botched = write.botched(bug);
+        let done = move |world: &World| botched.carry_out(world);
+        let answer = self.call(&name, done, lost, refused).await;
+        match (&answer, bug) {
+            (Err(StoreError::Conflict { .. }), Some(Bug::GoesOnAfterALostSwap))
+            | (Err(StoreError::Ambiguous { .. }), Some(Bug::TakesSilenceForSuccess))
+                if record =>
+            {
+                let there = now(self.world.store.get(&key, Read::Quorum))?;
+                Ok(there.map_or(Index::MIN, |entry| entry.index))
+            }
+            _ => answer,
+        }
     }
 }
 
@@ -166,16 +240,25 @@ impl Wire {
 impl Store for Wire {
     async fn get(&self, key: &str, read: Read) -> Result<Option<Entry>, StoreError> {
         self.read().await;
+        if self.process.misses_a_read() {
+            return self.missed(None);
+        }
         self.world.store.get(key, read).await
     }
 
     async fn list(&self, directory: &str, read: Read) -> Result<Option<BTreeMap<String, Child>>, StoreError> {
         self.read().await;
+        if self.process.misses_a_read() {
+            return self.missed(None);
+        }
         self.world.store.list(directory, read).await
     }
 
     async fn tree(&self, directory: &str, read: Read) -> Result<Option<Tree>, StoreError> {
         self.read().await;
+        if self.process.misses_a_read() {
+            return self.missed(None);
+        }
         self.world.store.tree(directory, read).await
     }
 

@@ -13,6 +13,7 @@ use shared::{
     broker::{Broker, Settings},
     clock::Clock,
     config::Config,
+    decide::decide,
     ids::{CellGuid, InstanceId},
     keyspace,
     record::Record,
@@ -21,7 +22,7 @@ use shared::{
 };
 
 use super::{
-    Process,
+    Bug, Process,
     cell::{Cell, Life},
     database::Database,
     handler::Handler,
@@ -45,6 +46,8 @@ pub struct Layout {
     pub patroni_3: bool,
     /// Seconds that a node takes to stop.
     pub stopping_takes: u32,
+    /// What is broken on purpose.
+    pub bug: Option<Bug>,
     /// Where chance begins.
     pub seed: u64,
 }
@@ -58,10 +61,14 @@ impl Default for Layout {
             ports: 100,
             patroni_3: false,
             stopping_takes: 0,
+            bug: None,
             seed: 0,
         }
     }
 }
+
+/// How long a cell may be missing before its nodes are replaced.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The first public port of every world.
 pub(super) const FIRST_PORT: u16 = 30000;
@@ -74,6 +81,7 @@ pub struct World {
     pub store: MemoryStore,
     settings: Arc<Settings>,
     version: Version,
+    bug: Option<Bug>,
     state: Mutex<State>,
 }
 
@@ -83,6 +91,8 @@ pub(super) struct State {
     systems: u64,
     late: Vec<(Timestamp, LateCall)>,
     log: Vec<String>,
+    /// What should never have happened, noticed when it did.
+    wrong: Vec<String>,
 }
 
 type LateCall = Box<dyn FnOnce(&World) + Send>;
@@ -105,6 +115,7 @@ impl World {
             let guid: CellGuid = format!("c{n}").parse().unwrap();
             let mut cell = Cell::new(guid.clone(), format!("z{}", (n - 1) % 3 + 1), layout.capacity);
             cell.stopping_takes = layout.stopping_takes;
+            cell.bug = layout.bug;
             (guid, cell)
         });
         let state = State {
@@ -113,16 +124,18 @@ impl World {
             systems: 0,
             late: Vec::new(),
             log: Vec::new(),
+            wrong: Vec::new(),
         };
         let world = Self {
             clock,
             store,
-            settings: settings(layout.ports),
+            settings: settings(layout.ports, "p1"),
             version: if layout.patroni_3 {
                 Version::Three
             } else {
                 Version::Four
             },
+            bug: layout.bug,
             state: Mutex::new(state),
         };
         world.tick();
@@ -132,6 +145,16 @@ impl World {
     /// A handler in a process of its own.
     #[must_use]
     pub fn handler(self: &Arc<Self>, process: Process) -> Handler {
+        self.handler_with(process, Arc::clone(&self.settings))
+    }
+
+    /// A handler whose catalog holds another plan than all instances have.
+    #[must_use]
+    pub fn handler_with_another_plan(self: &Arc<Self>, process: Process) -> Handler {
+        self.handler_with(process, settings(100, "p2"))
+    }
+
+    fn handler_with(self: &Arc<Self>, process: Process, settings: Arc<Settings>) -> Handler {
         let process = Arc::new(process);
         let wire = Arc::new(Wire::new(Arc::clone(self), Arc::clone(&process)));
         let broker = Broker {
@@ -139,8 +162,9 @@ impl World {
             cells: Arc::<Wire>::clone(&wire),
             patroni: Arc::<Wire>::clone(&wire),
             databases: wire,
+            decide: self.bug.map_or(decide, Bug::decide),
             clock: Arc::<ManualClock>::clone(&self.clock),
-            settings: Arc::clone(&self.settings),
+            settings,
         };
         Handler::new(Arc::clone(self), broker, process)
     }
@@ -178,7 +202,63 @@ impl World {
     /// When there is no such cell.
     pub fn set_up(&self, cell: &str, up: bool) {
         let guid: CellGuid = cell.parse().unwrap();
-        self.with(|state| state.cells.get_mut(&guid).unwrap().up = up);
+        let now = self.clock.now();
+        self.with(|state| {
+            let cell = state.cells.get_mut(&guid).unwrap();
+            if cell.up != up {
+                cell.up = up;
+                // A cell that is back for a moment only may not have come to send a heartbeat.
+                let goes_on =
+                    |(_, to): &(Timestamp, Timestamp)| now.duration_since(*to) <= Cell::BETWEEN_BEATS;
+                if !up && !cell.outages.last().is_some_and(goes_on) {
+                    cell.outages.push((now, Timestamp::MAX));
+                }
+                cell.outages.last_mut().unwrap().1 = if up { now } else { Timestamp::MAX };
+            }
+        });
+        self.note(if up { "a cell is back" } else { "a cell is cut off" });
+    }
+
+    /// Whether a cell was away for longer than its nodes are left alone.
+    pub(super) fn was_away_for_long(&self, cell: &CellGuid) -> bool {
+        let now = self.clock.now();
+        let long = |(from, to): &(Timestamp, Timestamp)| now.min(*to).duration_since(*from) > PATIENCE;
+        self.with(|state| {
+            state
+                .cells
+                .get(cell)
+                .is_some_and(|cell| cell.outages.iter().any(long))
+        })
+    }
+
+    /// How many cells have been away for so long that everybody knows, and how many there are.
+    pub(super) fn away(&self) -> (usize, usize) {
+        let now = self.clock.now();
+        self.with(|state| {
+            let away = |cell: &&Cell| {
+                let last = cell.outages.last().filter(|_| !cell.up);
+                last.is_some_and(|(from, _)| now.duration_since(*from) > PATIENCE)
+            };
+            (state.cells.values().filter(away).count(), state.cells.len())
+        })
+    }
+
+    pub(super) fn bug(&self) -> Option<Bug> {
+        self.bug
+    }
+
+    pub(super) fn blame(&self, what: String) {
+        self.note(&what);
+        self.with(|state| state.wrong.push(what));
+    }
+
+    /// What should never have happened.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        self.with(|state| {
+            let cells = state.cells.values();
+            let of_cells = cells.flat_map(|cell| cell.wrong.iter().cloned());
+            state.wrong.iter().cloned().chain(of_cells).collect()
+        })
     }
 
     /// The record of an instance.
@@ -243,14 +323,15 @@ impl World {
     }
 }
 
-/// What the configuration of every broker says, but for the number of ports.
-fn settings(ports: u16) -> Arc<Settings> {
-    static KNOWN: OnceLock<Mutex<BTreeMap<u16, Arc<Settings>>>> = OnceLock::new();
+/// What the configuration of every broker says, but for the number of ports and the id of the plan.
+fn settings(ports: u16, plan: &'static str) -> Arc<Settings> {
+    type Known = BTreeMap<(u16, &'static str), Arc<Settings>>;
+    static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
     let mut known = KNOWN
         .get_or_init(Mutex::default)
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let made = known.entry(ports).or_insert_with(|| {
+    let made = known.entry((ports, plan)).or_insert_with(|| {
         let text = format!(
             "\
 broker: {{username: u, password: p}}
@@ -258,6 +339,7 @@ router: {{hostname: h}}
 kvstore: {{machines: ['http://127.0.0.1:1']}}
 cell: {{username: u, password: p}}
 ports: {{range: {FIRST_PORT}-{}}}
+operations: {{replace_after: 60}}
 secrets: {{master_keys: [{{id: k, value_for_development: AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=}}]}}
 catalog:
   services:
@@ -265,7 +347,7 @@ catalog:
     name: postgresql
     description: about it
     plans:
-    - {{id: p1, name: small, description: less, cluster: {{nodes: {{default: 2, max: 5}}}}}}
+    - {{id: {plan}, name: small, description: less, cluster: {{nodes: {{default: 2, max: 5}}}}}}
 ",
             FIRST_PORT + ports - 1
         );

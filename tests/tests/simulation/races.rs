@@ -1,6 +1,7 @@
 //! Many handlers at once, in an order, and with accidents, that a seed decides on.
 //!
-//! A seed that fails is printed. Paste it into [`one_seed`] to see the run call by call.
+//! A seed that fails is printed. Paste it into [`one_seed`] to see the run call by call. `SIMULATION_SEEDS` says how many
+//! seeds are tried, of each kind.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -8,10 +9,14 @@ use std::{
 };
 
 use shared::{error::Error, ids::InstanceId, record::OperationState};
-use tests::simulation::{Chance, Fate, Handler, Layout, Process, Schedule, World, audit, binding, instance};
+use tests::simulation::{
+    BUGS, Bug, Chance, Fate, Handler, Layout, Process, Schedule, World, audit, binding, instance,
+};
 
 /// How many seeds `make test` tries, of each kind.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 1000;
+/// Within how many seeds each bug must be found.
+const SEEDS_FOR_A_BUG: u64 = 300;
 /// More seconds than all clients together take, frozen ones included.
 const LIMIT: usize = 4000;
 
@@ -30,13 +35,17 @@ fn id(n: usize) -> InstanceId {
 }
 
 /// A client that makes requests, polls as long as it likes, and makes others.
-async fn client(handler: Handler, mut chance: Chance) {
+async fn client(handler: Handler, mut chance: Chance, cells: usize) {
     for _ in 0..2 + chance.below(4) {
         let id = id(chance.below(2));
         let nodes = u32::try_from(1 + chance.below(3)).unwrap();
         let name = binding(["b1", "b2"][chance.below(2)]);
-        match chance.below(8) {
+        match chance.below(10) {
             0..=2 => drop(handler.provision(&id, nodes).await),
+            8 | 9 => {
+                let wanted = some_cells(&mut chance, cells);
+                drop(handler.relocate(&id, nodes, &wanted).await);
+            }
             3 => drop(handler.update(&id, nodes).await),
             4 | 5 => drop(handler.deprovision(&id).await),
             6 => drop(handler.bind(&id, &name).await),
@@ -56,29 +65,49 @@ async fn client(handler: Handler, mut chance: Chance) {
     }
 }
 
-/// The schedule: a round every other second, and a look for drift.
+fn some_cells(chance: &mut Chance, cells: usize) -> Vec<String> {
+    (1..=cells)
+        .filter(|_| chance.below(3) > 0)
+        .map(|n| format!("c{n}"))
+        .collect()
+}
+
+/// The schedule: a round every other second, and a look for drift. Every fifth looks at an instance at rest.
 async fn reconciler(handler: Handler, rounds: usize) {
-    for _ in 0..rounds {
+    for round in 0..rounds {
         drop(handler.reconcile().await);
         drop(handler.mend().await);
+        if round % 5 == 0 {
+            drop(handler.advance(&id(round / 5)).await);
+        }
         handler.wait(2).await;
     }
 }
 
-/// Cuts cells off, one at a time, and brings them back.
+/// Cuts cells off, one at a time or many at once, and brings them back.
 async fn cutter(handler: Handler, world: &World, mut chance: Chance, cells: usize) {
     for _ in 0..2 {
-        handler.wait(i64::try_from(chance.below(20)).unwrap()).await;
-        let cell = format!("c{}", 1 + chance.below(cells));
-        world.set_up(&cell, false);
-        handler.wait(i64::try_from(chance.below(90)).unwrap()).await;
-        world.set_up(&cell, true);
+        handler.wait(i64::try_from(chance.below(40)).unwrap()).await;
+        let cut = if chance.once_in(4) {
+            some_cells(&mut chance, cells)
+        } else {
+            vec![format!("c{}", 1 + chance.below(cells))]
+        };
+        for cell in &cut {
+            world.set_up(cell, false);
+        }
+        let longest = if chance.once_in(2) { 40 } else { 300 };
+        handler.wait(i64::try_from(chance.below(longest)).unwrap()).await;
+        for cell in &cut {
+            world.set_up(cell, true);
+        }
     }
 }
 
 fn layout(chance: &mut Chance) -> Layout {
     Layout {
         cells: 3 + chance.below(4),
+        bug: None,
         capacity: u32::try_from(2 + chance.below(4)).unwrap(),
         ports: u16::try_from(2 + chance.below(10)).unwrap(),
         patroni_3: chance.once_in(2),
@@ -96,11 +125,15 @@ fn run(seed: u64, weather: Weather, world: &Arc<World>, chance: &mut Chance, cel
     for n in 1..=2 + chance.below(4) {
         let process = Process::interleaved(&format!("client {n}"), fate(chance));
         let script = chance.branch();
-        schedule.add(&world.handler(process), |handler| client(handler, script));
+        schedule.add(&world.handler(process), |handler| client(handler, script, cells));
     }
+    let rounds = match weather {
+        Weather::Fair => 30,
+        Weather::Foul => 150,
+    };
     for n in 1..=2 {
         let process = Process::interleaved(&format!("reconciler {n}"), fate(chance));
-        schedule.add(&world.handler(process), |handler| reconciler(handler, 30));
+        schedule.add(&world.handler(process), |handler| reconciler(handler, rounds));
     }
     if weather == Weather::Foul {
         let process = Process::interleaved("cutter", Fate::Kind);
@@ -150,9 +183,12 @@ fn finish(seed: u64, world: &Arc<World>) {
 }
 
 /// Runs a seed, and says which one it was if it fails. Answers every call that was made.
-fn try_seed(seed: u64, weather: Weather, aloud: bool) -> Vec<String> {
+fn try_seed(seed: u64, weather: Weather, bug: Option<Bug>, aloud: bool) -> Vec<String> {
     let mut chance = Chance::new(seed);
-    let layout = layout(&mut chance);
+    let layout = Layout {
+        bug,
+        ..layout(&mut chance)
+    };
     let world = World::new(layout);
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         run(seed, weather, &world, &mut chance, layout.cells);
@@ -167,21 +203,37 @@ fn try_seed(seed: u64, weather: Weather, aloud: bool) -> Vec<String> {
     world.log()
 }
 
+#[allow(clippy::disallowed_methods, reason = "a person says how long to look")]
+fn seeds() -> u64 {
+    std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
+}
+
 /// Runs all seeds, and asserts that all this came up in their calls.
 fn try_seeds(weather: Weather, what: &[&str]) {
-    let calls: Vec<String> = (0..SEEDS)
-        .flat_map(|seed| try_seed(seed, weather, false))
-        .collect();
-    println!("{weather:?}: {SEEDS} seeds, {} writes and calls", calls.len());
-    for what in what {
-        let times = calls.iter().filter(|call| call.contains(what)).count();
+    let seeds = seeds();
+    let mut times = vec![0_usize; what.len()];
+    let mut calls = 0;
+    for seed in 0..seeds {
+        for call in try_seed(seed, weather, None, false) {
+            calls += 1;
+            for (times, _) in times
+                .iter_mut()
+                .zip(what)
+                .filter(|(_, what)| call.contains(*what))
+            {
+                *times += 1;
+            }
+        }
+    }
+    println!("{weather:?}: {seeds} seeds, {calls} events");
+    for (times, what) in times.into_iter().zip(what) {
         println!("{times:6} x {what}");
         assert!(times > 0, "{what} never happened");
     }
 }
 
 /// What operations call for.
-const CALLS: [&str; 12] = [
+const CALLS: [&str; 13] = [
     "create /serviceinstances/f1/record",
     "create /serviceinstances/f2/record",
     "delete /serviceinstances/f1/record",
@@ -194,6 +246,34 @@ const CALLS: [&str; 12] = [
     "create login",
     "withdraw login",
     "configure Patroni",
+    "switch over from",
+];
+
+/// What happens to instances, their nodes and operations.
+const TRANSITIONS: [&str; 13] = [
+    "instance: made",
+    "instance: gone",
+    "instance: moves",
+    "node: placed",
+    "node: runs",
+    "node: leaves",
+    "node: retired",
+    "operation: Provision Succeeded",
+    "operation: Update Succeeded",
+    "operation: Deprovision Succeeded",
+    "operation: Provision Failed",
+    "operation: Update Failed",
+    "instance: bootstrap started over",
+];
+
+/// What cells that are cut off lead to.
+const ABSENCES: [&str; 6] = [
+    "a cell is cut off",
+    "a cell is back",
+    "node: cell missing",
+    "node: cell back",
+    "node: replacement placed",
+    "a read fails",
 ];
 
 /// What befalls processes.
@@ -210,27 +290,38 @@ const ACCIDENTS: [&str; 8] = [
 
 #[test]
 fn handlers_race() {
-    try_seeds(Weather::Fair, &CALLS);
+    let all_but_failures = &TRANSITIONS[..10];
+    try_seeds(Weather::Fair, &[&CALLS[..], all_but_failures].concat());
 }
 
 #[test]
 fn handlers_race_while_processes_die_and_calls_are_lost() {
-    try_seeds(Weather::Foul, &[&CALLS[..], &ACCIDENTS[..]].concat());
+    try_seeds(
+        Weather::Foul,
+        &[&CALLS[..], &ACCIDENTS, &TRANSITIONS, &ABSENCES].concat(),
+    );
 }
 
 /// Paste a seed that has failed here.
 #[test]
 fn one_seed() {
     let (seed, weather) = (0, Weather::Foul);
-    try_seed(seed, weather, true);
+    try_seed(seed, weather, None, true);
 }
 
-/// As many seeds as one likes: `cargo test -p tests --test simulation -- --ignored many_seeds`.
+/// Every safety rule that is broken on purpose is noticed.
 #[test]
-#[ignore = "takes long"]
-fn many_seeds() {
-    for seed in 0..20_000 {
-        try_seed(seed, Weather::Fair, false);
-        try_seed(seed, Weather::Foul, false);
+fn planted_bugs_are_found() {
+    let mut missed = Vec::new();
+    for bug in BUGS {
+        let fails = |seed: &u64| {
+            let run = |weather| catch_unwind(|| try_seed(*seed, weather, Some(bug), false)).is_err();
+            run(Weather::Foul) || run(Weather::Fair)
+        };
+        match (0..SEEDS_FOR_A_BUG).find(fails) {
+            Some(seed) => eprintln!("{bug:?} is found by seed {seed}"),
+            None => missed.push(bug),
+        }
     }
+    assert_eq!(missed, [], "not found within {SEEDS_FOR_A_BUG} seeds");
 }

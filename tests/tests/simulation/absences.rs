@@ -1,0 +1,224 @@
+//! Cells that go and do not come back for long, or never; and a plan that has gone.
+
+use std::sync::Arc;
+
+use shared::{
+    keyspace,
+    record::{OperationState, Phase},
+    store::{Read, Store},
+};
+use tests::simulation::{Bug, Fate, Handler, Layout, Process, World, audit, now};
+
+use crate::story::{id, kind, settle};
+
+/// More seconds than it takes until a missing cell's nodes are replaced.
+const LONG: u32 = 150;
+
+/// Lets the schedule run for so long, and look at the instance now and then.
+fn watch(world: &Arc<World>, handler: &Handler, seconds: u32) {
+    for second in 0..seconds {
+        if second % 5 == 0 {
+            handler.ask(handler.reconcile()).unwrap().unwrap();
+            handler.ask(handler.advance(&id())).unwrap().unwrap();
+        }
+        world.tick();
+        audit::assert_safe(world);
+    }
+}
+
+/// An instance of so many nodes that stands.
+fn standing(nodes: u32) -> (Arc<World>, Handler) {
+    standing_with(None, nodes)
+}
+
+fn standing_with(bug: Option<Bug>, nodes: u32) -> (Arc<World>, Handler) {
+    let world = World::new(Layout {
+        bug,
+        ..Layout::default()
+    });
+    let handler = kind(&world);
+    handler.ask(handler.reconcile()).unwrap().unwrap();
+    handler.ask(handler.provision(&id(), nodes)).unwrap().unwrap();
+    let last = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(last.state, OperationState::Succeeded, "{last:?}");
+    (world, handler)
+}
+
+fn cells(world: &World) -> Vec<String> {
+    let record = world.record(&id()).unwrap();
+    record.staying().map(|(_, node)| node.cell.to_string()).collect()
+}
+
+#[test]
+fn nodes_of_a_missing_cell_are_replaced_and_removed_when_it_is_back() {
+    for n in 0..2 {
+        let (world, handler) = standing(2);
+        let lost = cells(&world)[n].clone();
+        world.set_up(&lost, false);
+        watch(&world, &handler, 60);
+        assert!(cells(&world).contains(&lost), "not at once");
+        watch(&world, &handler, LONG);
+        let now = cells(&world);
+        assert!(now.len() == 2 && !now.contains(&lost), "{now:?}");
+        // Others are not kept up by the one that cannot be asked.
+        handler.ask(handler.update(&id(), 3)).unwrap().unwrap();
+        let grown = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+        assert_eq!(grown.state, OperationState::Succeeded, "{grown:?}");
+        handler.ask(handler.update(&id(), 1)).unwrap().unwrap();
+        let shrunk = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+        assert_eq!(shrunk.state, OperationState::Succeeded, "{shrunk:?}");
+        world.set_up(&lost, true);
+        settle(&world);
+        audit::assert_in_order(&world);
+    }
+}
+
+#[test]
+fn nothing_is_replaced_while_half_of_the_cells_are_missing() {
+    let (world, handler) = standing(2);
+    let before = cells(&world);
+    let others = ["c1", "c2", "c3", "c4", "c5", "c6"].into_iter();
+    let gone: Vec<&str> = others.filter(|cell| *cell != before[0]).take(3).collect();
+    gone.iter().for_each(|cell| world.set_up(cell, false));
+    watch(&world, &handler, LONG);
+    assert_eq!(cells(&world), before);
+    gone.iter().for_each(|cell| world.set_up(cell, true));
+    settle(&world);
+    audit::assert_in_order(&world);
+}
+
+#[test]
+fn an_instance_moves_to_the_cells_asked_for_and_changes_its_size_at_once() {
+    let (world, handler) = standing(2);
+    for (nodes, wanted) in [
+        (2, ["c4", "c5"].as_slice()),
+        (3, &["c1", "c2", "c3"]),
+        (1, &["c6"]),
+    ] {
+        let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        handler
+            .ask(handler.relocate(&id(), nodes, &wanted))
+            .unwrap()
+            .unwrap();
+        let moved = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+        assert_eq!(moved.state, OperationState::Succeeded, "{moved:?}");
+        let mut now = cells(&world);
+        now.sort();
+        assert_eq!(now, wanted);
+        settle(&world);
+        audit::assert_in_order(&world);
+    }
+    let unknown = ["c1".to_owned(), "c9".to_owned()];
+    let refused = handler.ask(handler.relocate(&id(), 2, &unknown)).unwrap();
+    assert_eq!(refused.unwrap_err().to_string(), "there is no cell c9");
+}
+
+#[test]
+fn a_bootstrap_whose_cell_is_gone_is_started_over_elsewhere() {
+    let world = World::new(Layout::default());
+    let handler = kind(&world);
+    handler.ask(handler.reconcile()).unwrap().unwrap();
+    handler.ask(handler.provision(&id(), 2)).unwrap().unwrap();
+    world.tick();
+    let gone = cells(&world);
+    gone.iter().for_each(|cell| world.set_up(cell, false));
+    let made = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(made.state, OperationState::Succeeded, "{made:?}");
+    let now = cells(&world);
+    assert!(
+        now.len() == 2 && gone.iter().all(|cell| !now.contains(cell)),
+        "{now:?}"
+    );
+    gone.iter().for_each(|cell| world.set_up(cell, true));
+    settle(&world);
+    audit::assert_in_order(&world);
+}
+
+#[test]
+fn a_deprovision_does_not_wait_for_a_cell_that_is_declared_destroyed() {
+    let (world, handler) = standing(2);
+    let gone = cells(&world)[0].clone();
+    let alive = handler.ask(handler.declare_destroyed(&gone)).unwrap();
+    assert!(alive.unwrap_err().to_string().contains("is alive"));
+    world.set_up(&gone, false);
+    handler.ask(handler.deprovision(&id())).unwrap().unwrap();
+    for _ in 0..100 {
+        handler.ask(handler.reconcile()).unwrap().unwrap();
+        world.tick();
+    }
+    let record = world.record(&id()).unwrap();
+    assert_eq!(record.nodes.len(), 1, "its cell has not confirmed");
+    handler.ask(handler.declare_destroyed(&gone)).unwrap().unwrap();
+    settle(&world);
+    assert_eq!(world.record(&id()), None);
+    // It comes back all the same: what counted as gone goes.
+    world.set_up(&gone, true);
+    settle(&world);
+    audit::assert_in_order(&world);
+}
+
+/// What is wrong when the record of an instance has been lost, by whatever mishap, for a minute.
+fn wrong_without_the_record(bug: Option<Bug>) -> Vec<String> {
+    let (world, _) = standing_with(bug, 2);
+    let key = keyspace::record(&id());
+    let entry = now(world.store.get(&key, Read::Quorum)).unwrap().unwrap();
+    now(world.store.compare_and_delete(&key, entry.index)).unwrap();
+    world.pass(60);
+    now(world.store.create(&key, &entry.value, None)).unwrap();
+    world.pass(60);
+    audit::violations(&world)
+}
+
+#[test]
+fn nodes_without_a_record_are_set_aside_and_never_deleted() {
+    assert_eq!(wrong_without_the_record(None), [""; 0]);
+    assert_ne!(wrong_without_the_record(Some(Bug::CellDeletesStrangers)), [""; 0]);
+}
+
+/// Whether the deprovision of an instance ends whose cell does not come back.
+fn hopeless_deprovision_ends(bug: Option<Bug>) -> bool {
+    let (world, handler) = standing_with(bug, 2);
+    world.set_up(&cells(&world)[0], false);
+    handler.ask(handler.deprovision(&id())).unwrap().unwrap();
+    for _ in 0..20 {
+        handler.ask(handler.reconcile()).unwrap().unwrap();
+        world.pass(60);
+    }
+    world.record(&id()).unwrap().operation.is_none()
+}
+
+#[test]
+fn operations_end_at_their_deadline() {
+    assert!(hopeless_deprovision_ends(None));
+    assert!(!hopeless_deprovision_ends(Some(Bug::KnowsNoDeadline)));
+}
+
+#[test]
+fn operations_end_and_instances_go_when_their_plan_has_gone_from_the_catalog() {
+    let (world, handler) = standing(1);
+    handler.ask(handler.update(&id(), 2)).unwrap().unwrap();
+    let without = world.handler_with_another_plan(Process::new("without the plan", Fate::Kind));
+    assert_eq!(
+        world.record(&id()).unwrap().operation.unwrap().state,
+        OperationState::InProgress
+    );
+    for _ in 0..40 {
+        without.ask(without.reconcile()).unwrap().unwrap();
+        world.pass(60);
+    }
+    let record = world.record(&id()).unwrap();
+    let last = record.last_operation.as_ref().unwrap();
+    assert_eq!(
+        (record.operation.as_ref(), last.state),
+        (None, OperationState::Failed)
+    );
+    assert!(
+        last.description.contains("is not in the catalog any more"),
+        "{}",
+        last.description
+    );
+    assert!(record.nodes.values().all(|node| node.phase != Phase::Leaving));
+    without.ask(without.deprovision(&id())).unwrap().unwrap();
+    settle(&world);
+    audit::assert_in_order(&world);
+}
