@@ -250,7 +250,7 @@ const CALLS: [&str; 13] = [
 ];
 
 /// What happens to instances, their nodes and operations.
-const TRANSITIONS: [&str; 13] = [
+const TRANSITIONS: [&str; 12] = [
     "instance: made",
     "instance: gone",
     "instance: moves",
@@ -262,7 +262,6 @@ const TRANSITIONS: [&str; 13] = [
     "operation: Update Succeeded",
     "operation: Deprovision Succeeded",
     "operation: Provision Failed",
-    "operation: Update Failed",
     "instance: bootstrap started over",
 ];
 
