@@ -114,6 +114,7 @@ fn cells(stack: &Stack, instance: &str) -> BTreeSet<String> {
 async fn a_cluster_moves_to_other_cells_under_a_client_that_writes() {
     let stack = Stack::start(Options {
         zones: vec!["z1", "z2", "z1", "z2"],
+        durable: true,
         ..Options::default()
     })
     .await;
@@ -156,6 +157,7 @@ async fn a_node_whose_machine_is_gone_is_replaced_and_no_acknowledged_row_is_los
     let mut stack = Stack::start(Options {
         zones: vec!["z1", "z2", "z3", "z1"],
         heartbeat_ttl: 5,
+        durable: true,
         variables: vec![("OPERATIONS_REPLACE_AFTER", "8".to_owned())],
         ..Options::default()
     })
