@@ -243,7 +243,8 @@ impl World {
         })
     }
 
-    pub(super) fn bug(&self) -> Option<Bug> {
+    #[must_use]
+    pub fn bug(&self) -> Option<Bug> {
         self.bug
     }
 
