@@ -83,7 +83,7 @@ impl<'a> Instance<'a> {
         cells.position(|cell| cell.guid == guid).unwrap()
     }
 
-    /// Whether Patroni has chosen a replica that has every commit before it is confirmed.
+    /// Whether Patroni has named a replica that has every commit before it is confirmed.
     fn is_synchronous(&self) -> bool {
         let keys = self.stack.keys().0;
         let sync = keys.get(&format!("/service/{}/sync", self.id));
@@ -110,11 +110,7 @@ async fn clients_follow_the_leader_and_a_synchronous_plan_loses_nothing() {
     .await;
     let before = stack.keys();
     let instance = Instance::make(&mut stack, OTHER_PLAN, 3).await;
-    // Patroni chooses it up to a loop after the replicas stream.
-    eventually("a synchronous replica", OPERATION, async || {
-        instance.is_synchronous().then_some(())
-    })
-    .await;
+    assert!(instance.is_synchronous());
     let former = instance.leader(None).await;
     let writer = Writer::start(&instance.credentials).await;
     let visitor = Visitor::start(&instance.credentials);

@@ -165,12 +165,6 @@ async fn a_node_whose_machine_is_gone_is_replaced_and_no_acknowledged_row_is_los
     let (osb, instance) = (stack.osb(), fresh_id());
     let credentials = make(&osb, &instance).await;
     let old = cells(&stack, &instance);
-    eventually("a synchronous standby", OPERATION, async || {
-        let sync = stack.keys().0.remove(&format!("/service/{instance}/sync"))?;
-        let sync: Value = serde_json::from_str(&sync).unwrap();
-        sync["sync_standby"].is_string().then_some(())
-    })
-    .await;
     let writer = Writer::start(&credentials).await;
     let reader = Session::open(&credentials).await.unwrap();
     eventually("rows", OPERATION, async || {

@@ -57,6 +57,9 @@ pub enum Shortcoming {
         /// What is known of its replication.
         state: String,
     },
+    /// The plan is synchronous, and Patroni has not named a standby yet that commits wait for: until then a failover could
+    /// lose acknowledged ones (Patroni's documentation, "Replication modes").
+    NoSynchronousStandby,
     /// The public port does not lead to the leader, or the database is not prepared.
     PortNotReady {
         /// Why.
@@ -102,6 +105,7 @@ impl fmt::Display for Shortcoming {
                     "node {node} on cell {cell} does not stream from the leader ({state})"
                 )
             }
+            Self::NoSynchronousStandby => f.write_str("no synchronous standby is named"),
             Self::PortNotReady { reason } => {
                 write!(f, "the public port does not lead to the leader: {reason}")
             }
@@ -177,6 +181,11 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
         }
     }
     if leader.is_some() {
+        let mode = situation.plan.and_then(|plan| plan.get("synchronous_mode"));
+        let synchronous = mode == Some(&Value::Bool(true));
+        if synchronous && staying > 1 && cluster.synchronous.is_empty() {
+            missing.push(Shortcoming::NoSynchronousStandby);
+        }
         match &facts.prepared {
             Some(Ok(())) => {}
             Some(Err(reason)) => missing.push(Shortcoming::PortNotReady {

@@ -51,6 +51,25 @@ fn a_cluster_that_is_what_was_asked_for_is_a_success() {
 }
 
 #[test]
+fn a_synchronous_plan_is_a_success_once_commits_wait_for_a_standby() {
+    let synchronous = |count| {
+        Case::standing(count).with(|case| {
+            case.plan.insert("synchronous_mode".to_owned(), json!(true));
+            case.cluster.config = Some(Value::Object(case.plan.clone()));
+        })
+    };
+    assert_waits(&synchronous(2), &[]);
+    let named = synchronous(2).with(|case| case.cluster.synchronous = vec![node(2).to_string()]);
+    assert_eq!(named.decide().told().0, OperationState::Succeeded);
+    // Alone, a node waits for nobody.
+    assert_eq!(synchronous(1).decide().told().0, OperationState::Succeeded);
+    let late = synchronous(2).after(DEADLINE + 1).decide();
+    let (state, told) = late.told();
+    assert_eq!(state, OperationState::Failed);
+    assert!(told.contains("no synchronous standby is named"), "{told}");
+}
+
+#[test]
 fn a_success_is_a_success_however_late() {
     let case = Case::standing(2).after(DEADLINE + 1);
     assert_eq!(case.decide().told().0, OperationState::Succeeded);
