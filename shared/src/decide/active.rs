@@ -114,11 +114,16 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
         {
             tracing::warn!(instance = %record.instance_id, trouble, "a node on a missing cell cannot be replaced");
         }
+        departure::replace_refused(record, effects, situation);
         departure::thin_out(record, situation);
         let missing = shortcomings::of(record, situation);
         for shortcoming in &missing {
             let called_for = match shortcoming {
-                Shortcoming::NotRunning { cell, .. } => is_alive(cell, situation),
+                // An empty node may take the place of what its cell does not have any more only where it can copy the
+                // data; of a last copy, an operator must see that it is missing.
+                Shortcoming::NotRunning { node, cell, .. } => {
+                    is_alive(cell, situation) && whereabouts::is_led_by_another(record, *node, situation)
+                }
                 Shortcoming::NotStreaming { .. }
                 | Shortcoming::LeaderLeaves
                 | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
@@ -275,9 +280,16 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
     }
     if !record.bootstrapped && placed == 0 {
         // A bootstrap that is started over: nothing of the last attempt may be left, or the new nodes would wait for
-        // its leader for ever. A node that takes no part and whose cell is missing is not waited for.
-        let is_waited_for =
-            |(id, node): (&NodeId, &Node)| !whereabouts::is_out_of_reach(*id, node, situation);
+        // its leader for ever. A node that takes no part and whose cell is missing is not waited for, unless it may be the
+        // one that initialises: should its machine only stand still, Patroni would go on there and take the leadership from
+        // whoever has it by then (`take_leader` after a bootstrap).
+        let may_initialise = |node: &Node| {
+            let roll = situation.facts.roll.as_ref();
+            situation.cluster.initialize.is_some() && !roll.is_some_and(|roll| roll.is_destroyed(&node.cell))
+        };
+        let is_waited_for = |(id, node): (&NodeId, &Node)| {
+            !whereabouts::is_out_of_reach(*id, node, situation) || may_initialise(node)
+        };
         if record.nodes.iter().any(is_waited_for) {
             return None;
         }

@@ -32,12 +32,16 @@ pub(super) fn is_lost(record: &Record, id: NodeId, node: &Node, situation: &Situ
         .missing_since(&node.cell)
         .is_some_and(|since| now.duration_since(since) > situation.replace_after);
     let gone = roll.is_destroyed(&node.cell) || (for_long && !roll.many_are_missing(now));
-    gone && situation.cluster.member(id).is_none()
-        && situation.cluster.running_leader().is_some_and(|(name, _)| {
-            record
-                .staying()
-                .any(|(other, _)| other != id && other.to_string() == name)
-        })
+    gone && situation.cluster.member(id).is_none() && is_led_by_another(record, id, situation)
+}
+
+/// Whether another node of the record leads, and runs.
+pub(super) fn is_led_by_another(record: &Record, id: NodeId, situation: &Situation<'_>) -> bool {
+    situation.cluster.running_leader().is_some_and(|(name, _)| {
+        record
+            .staying()
+            .any(|(other, _)| other != id && other.to_string() == name)
+    })
 }
 
 /// The nodes that stay where they are: on cells that are wanted, and not lost.

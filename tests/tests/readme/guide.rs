@@ -134,6 +134,7 @@ async fn the_commands_of_the_guide_put_things_right() {
             "export BROKER_URI=http://starkandwayne:starkandwayne@{}:8888",
             osb.address().ip()
         ),
+        "export PATRONI_BROKER_KVSTORE_MACHINES=http://10.244.21.4:4001".to_owned(),
     ];
     for export in exports {
         tokio::task::block_in_place(|| scene.shell.run(&export));
@@ -143,7 +144,8 @@ async fn the_commands_of_the_guide_put_things_right() {
     let answer = osb.bind("f1", "test").await;
     let credentials = answer.expect(201).body["credentials"].clone();
 
-    a_lost_cell(&mut scene, &mut commands).await;
+    let guid = a_lost_cell(&mut scene, &mut commands).await;
+    a_destroyed_cell(&mut scene, &mut commands, &guid).await;
     // What was there is there, for those who could log in.
     Session::open(&credentials).await.unwrap();
 
@@ -177,8 +179,8 @@ async fn the_commands_of_the_guide_put_things_right() {
         .expect_err("a login to an instance that is gone");
 }
 
-/// The cell of a replica burns down, and another machine takes its guid.
-async fn a_lost_cell(scene: &mut Scene, commands: &mut Commands) {
+/// The cell of a replica burns down, and another machine takes its guid, which is answered.
+async fn a_lost_cell(scene: &mut Scene, commands: &mut Commands) -> String {
     let leader = scene.stack.keys().0["/service/f1/leader"].clone();
     let record = scene.stack.record("f1").unwrap();
     let is_replica = |node: &shared::ids::NodeId| node.to_string() != leader;
@@ -218,4 +220,34 @@ async fn a_lost_cell(scene: &mut Scene, commands: &mut Commands) {
         after.nodes.keys().collect::<Vec<_>>(),
         record.nodes.keys().collect::<Vec<_>>()
     );
+    guid
+}
+
+/// The other machine burns down, too, and none takes its place.
+async fn a_destroyed_cell(scene: &mut Scene, commands: &mut Commands, guid: &str) {
+    let mut cells = scene.stack.cells.iter_mut();
+    let cell = cells.find(|cell| cell.guid == guid).unwrap();
+    cell.server.kill();
+    processes::kill_below(cell.nodes_directory().parent().unwrap()).unwrap();
+    let heartbeat = format!("/cells/{guid}");
+    eventually("the heartbeat runs out", OPERATION, async || {
+        (!scene.stack.keys().0.contains_key(&heartbeat)).then_some(())
+    })
+    .await;
+
+    let line = commands.0.next().unwrap();
+    assert!(line.starts_with("local-runner declare-cell-destroyed "), "{line}");
+    let line = line.replace("10.244.21.9", guid);
+    tokio::task::block_in_place(|| scene.shell.run(&line));
+    eventually("two nodes on other cells", OPERATION, async || {
+        let record = scene.stack.record("f1").unwrap();
+        let elsewhere = record.nodes.values().all(|node| node.cell.to_string() != guid);
+        let keys = scene.stack.keys().0;
+        let runs = |node: &shared::ids::NodeId| {
+            let member = keys.get(&format!("/service/f1/members/{node}"));
+            member.is_some_and(|text| serde_json::from_str::<Value>(text).unwrap()["state"] == "running")
+        };
+        (elsewhere && record.nodes.len() == 2 && record.nodes.keys().all(runs)).then_some(())
+    })
+    .await;
 }

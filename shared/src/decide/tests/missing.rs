@@ -139,7 +139,7 @@ fn a_node_that_cannot_be_asked_to_go_keeps_nothing_up() {
 }
 
 #[test]
-fn a_bootstrap_is_started_over_without_a_cell_that_is_missing() {
+fn a_bootstrap_is_started_over_without_a_missing_cell_that_cannot_be_initialising() {
     let given_up = |n: u32| {
         let mut case = Case::assigned(n).after(100);
         for node in case.record.nodes.values_mut() {
@@ -152,7 +152,16 @@ fn a_bootstrap_is_started_over_without_a_cell_that_is_missing() {
     };
     let waits = missing(given_up(2), &[], 0);
     assert_eq!(waits.decide().record.nodes.len(), 2, "its cells are asked first");
-    let gone = missing(given_up(2), &["c1", "c2"], 50);
+    let still = missing(given_up(2), &["c1", "c2"], 50);
+    assert_eq!(new_nodes(&still.decide()), 0, "a machine may only stand still");
+    let destroyed = missing(given_up(2), &["c1", "c2"], 50).with(|case| {
+        let cells = &mut case.facts.roll.as_mut().unwrap().cells;
+        cells
+            .values_mut()
+            .for_each(|presence| presence.destroyed = presence.missing_since);
+    });
+    assert_eq!(new_nodes(&destroyed.decide()), 2);
+    let gone = still.with(|case| case.cluster.initialize = None);
     let decision = gone.decide();
     assert_eq!(
         decision.leaving(),
