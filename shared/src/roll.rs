@@ -89,7 +89,8 @@ impl Roll {
     /// The roll after a look that found these cells alive. `patience` is how long nobody may have looked.
     #[must_use]
     pub fn after_a_look(&self, alive: &BTreeSet<CellGuid>, now: Timestamp, patience: SignedDuration) -> Self {
-        let unwatched = now.duration_since(self.looked) > patience || now < self.looked;
+        // Observers' clocks differ a little: a look somewhat in the future is one of another observer.
+        let unwatched = now.duration_since(self.looked).abs() > patience;
         let mut next = self.clone();
         for (guid, presence) in &mut next.cells {
             if alive.contains(guid) {
@@ -101,7 +102,8 @@ impl Roll {
         for guid in alive {
             next.cells.entry(guid.clone()).or_default();
         }
-        next.looked = now;
+        // A clock that was far ahead is not followed, otherwise nothing would be watched until the others are there.
+        next.looked = if unwatched { now } else { now.max(self.looked) };
         next
     }
 
@@ -241,8 +243,29 @@ mod tests {
         let roll = six().after_a_look(&five, at(10), PATIENCE);
         let after_an_outage = roll.after_a_look(&five, at(1000), PATIENCE);
         assert_eq!(after_an_outage.missing_since(&guid("f")), Some(at(1000)));
-        let with_a_clock_behind = roll.after_a_look(&five, at(5), PATIENCE);
-        assert_eq!(with_a_clock_behind.missing_since(&guid("f")), Some(at(5)));
+        let looked_far_ahead = after_an_outage.after_a_look(&five, at(20), PATIENCE);
+        assert_eq!(looked_far_ahead.missing_since(&guid("f")), Some(at(20)));
+        assert_eq!(looked_far_ahead.looked, at(20));
+    }
+
+    #[test]
+    fn observers_whose_clocks_differ_a_little_watch_together() {
+        let five = alive(&["a", "b", "c", "d", "e"]);
+        let ahead = 5;
+        let mut roll = six().after_a_look(&five, at(10 + ahead), PATIENCE);
+        for (case, clock, looked) in [
+            ("behind, at the same moment", 10, 15),
+            ("behind, still before the last look", 12, 15),
+            ("ahead", 20 + ahead, 25),
+            ("behind, later", 30, 30),
+            ("ahead, after most of the patience", 170 + ahead, 175),
+            ("behind, right after", 171, 175),
+            ("behind, after most of the patience", 320, 320),
+        ] {
+            roll = roll.after_a_look(&five, at(clock), PATIENCE);
+            assert_eq!(roll.missing_since(&guid("f")), Some(at(15)), "{case}");
+            assert_eq!(roll.looked, at(looked), "{case}");
+        }
     }
 
     #[test]
