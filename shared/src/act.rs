@@ -283,10 +283,11 @@ async fn list_cells(broker: &Broker) -> Result<Finding, Error> {
 /// When etcd cannot be read or written.
 pub async fn call_roll(broker: &Broker) -> Result<(Vec<Cell>, Roll), StoreError> {
     let (store, settings) = (&*broker.store, &broker.settings);
+    let entry = roll::open(store).await?;
     let cells = settings.known_cells.list(store).await?;
     let alive = cells.iter().filter(|cell| cell.view.is_alive());
     let alive = alive.map(|cell| cell.view.guid.clone()).collect();
-    let roll = roll::call(store, &alive, broker.clock.now(), settings.replace_after).await?;
+    let roll = roll::call(store, entry, &alive, broker.clock.now(), settings.replace_after).await?;
     Ok((cells, roll))
 }
 

@@ -118,19 +118,30 @@ impl Roll {
     }
 }
 
+/// Reads the roll as it stands, for [`call`]. To be done before looking which cells are alive.
+///
+/// # Errors
+/// When etcd cannot be read.
+pub async fn open(store: &dyn Store) -> Result<Option<Entry>, StoreError> {
+    store.get(keyspace::CELL_ROLL, Read::Quorum).await
+}
+
 /// Calls the roll: writes down which cells are alive now, and since when the others are not. `replace_after` is how long a
 /// cell must be missing before its nodes are replaced; of that, nobody may have looked for half at most.
 ///
+/// `entry` is what [`open`] found before the look: what was written since then, an operator's declaration above all, is
+/// newer than the look and stays.
+///
 /// # Errors
-/// When etcd cannot be read or written.
+/// When etcd cannot be written.
 pub async fn call(
     store: &dyn Store,
+    entry: Option<Entry>,
     alive: &BTreeSet<CellGuid>,
     now: Timestamp,
     replace_after: Duration,
 ) -> Result<Roll, StoreError> {
     let patience = SignedDuration::try_from(replace_after).unwrap_or(SignedDuration::MAX) / 2;
-    let entry = store.get(keyspace::CELL_ROLL, Read::Quorum).await?;
     let before = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
     let roll = before.after_a_look(alive, now, patience);
     if roll.is_news(&before, patience) {
@@ -144,7 +155,7 @@ pub async fn call(
             None => store.create(keyspace::CELL_ROLL, &value, None).await,
         };
         match written {
-            // Somebody else has looked at the same moment; if nobody's look was written, the next one is.
+            // Somebody else has looked or declared a cell destroyed meanwhile; if nobody's look was written, the next is.
             Ok(_)
             | Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {
             }
@@ -154,12 +165,12 @@ pub async fn call(
     Ok(roll)
 }
 
-/// What cannot be understood is written anew: all that is lost is time.
+/// What cannot be understood is written anew. Time is lost, and operators' declarations, which they must make again.
 fn parse(entry: Option<&Entry>) -> Option<Roll> {
     let entry = entry?;
     serde_json::from_str(&entry.value)
         .inspect_err(
-            |error| tracing::warn!(%error, "the roll of cells cannot be understood; it is written anew"),
+            |error| tracing::error!(%error, "the roll of cells cannot be understood and is written anew: cells that were declared destroyed must be declared again"),
         )
         .ok()
 }
@@ -171,7 +182,7 @@ fn parse(entry: Option<&Entry>) -> Option<Roll> {
 /// `Unprocessable` when the cell sends heartbeats; when etcd cannot be read or written.
 pub async fn declare_destroyed(store: &dyn Store, cell: &CellGuid, now: Timestamp) -> Result<(), Error> {
     for _ in 0..TRIES {
-        let entry = store.get(keyspace::CELL_ROLL, Read::Quorum).await?;
+        let entry = open(store).await?;
         // After the roll: a cell that comes back later takes the declaration back.
         if store.get(&keyspace::cell(cell), Read::Quorum).await?.is_some() {
             return Err(Error::Unprocessable(format!(

@@ -1,10 +1,14 @@
 //! Cells that go and do not come back for long, or never; and a plan that has gone.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use shared::{
     keyspace,
     record::{OperationState, Phase},
+    roll::Roll,
     store::{Read, Store},
 };
 use tests::simulation::{Bug, Fate, Handler, Layout, Process, World, audit, now};
@@ -163,6 +167,36 @@ fn a_deprovision_does_not_wait_for_a_cell_that_is_declared_destroyed() {
     world.set_up(&gone, true);
     settle(&world);
     audit::assert_in_order(&world);
+}
+
+#[test]
+fn a_look_at_the_cells_from_before_a_declaration_does_not_take_it_back() {
+    let cell = "c6";
+    for steps in 0.. {
+        let world = World::new(Layout::default());
+        let operator = kind(&world);
+        // The look has news: the cell is back, for a moment.
+        for up in [false, true] {
+            operator.ask(operator.reconcile()).unwrap().unwrap();
+            world.set_up(cell, up);
+            world.pass(LONG);
+        }
+        let slow = world.handler(Process::interleaved("slow", Fate::Kind));
+        let mut look = Box::pin(slow.reconcile());
+        let mut context = Context::from_waker(Waker::noop());
+        let has_ended = (0..steps).any(|_| look.as_mut().poll(&mut context).is_ready());
+        if has_ended {
+            assert!(steps > 3, "it reads the roll and the cells, and writes");
+            return;
+        }
+        world.set_up(cell, false);
+        world.pass(LONG);
+        operator.ask(operator.declare_destroyed(cell)).unwrap().unwrap();
+        while look.as_mut().poll(&mut context).is_pending() {}
+        let entry = now(world.store.get(keyspace::CELL_ROLL, Read::Quorum)).unwrap();
+        let roll: Roll = serde_json::from_str(&entry.unwrap().value).unwrap();
+        assert!(roll.is_destroyed(&cell.parse().unwrap()), "after {steps} steps");
+    }
 }
 
 /// What is wrong when the record of an instance has been lost, by whatever mishap, for a minute.
