@@ -122,6 +122,8 @@ pub mod refusal {
     pub const NOT_ASSIGNED: &str = "NotAssigned";
     /// 409 to a DELETE: the node leads its cluster, which is not being deleted.
     pub const LEADER: &str = "Leader";
+    /// 409 to a DELETE: no node that stays leads the cluster, which is not being deleted.
+    pub const NO_LEADER: &str = "NoLeader";
     /// 409 to a DELETE: the record wants this node on this cell.
     pub const ASSIGNED: &str = "Assigned";
     /// 422: the cell runs as many nodes as it may.

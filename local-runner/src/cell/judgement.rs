@@ -79,6 +79,8 @@ pub(super) enum Dismissal {
     Granted,
     /// It leads its cluster, which lives on.
     Leads,
+    /// No node that stays leads: what is here may be the last living copy.
+    Unled,
     /// Its record wants it to stay.
     Wanted,
 }
@@ -86,7 +88,8 @@ pub(super) enum Dismissal {
 /// Judges a caller's wish to remove a node. `leader` is the value of Patroni's leader key.
 ///
 /// A leader may go when its instance is being deprovisioned, or when the record gives the whole bootstrap up before the
-/// cluster ever stood: nobody could take the leadership over, and there is no data yet.
+/// cluster ever stood: nobody could take the leadership over, and there is no data yet. A node of a cluster that has stood
+/// may go only while one that stays leads: a request may be late, and the others may have died since it was sent.
 pub(super) fn dismiss(record: Option<&Record>, leader: Option<&str>, id: &Identity) -> Dismissal {
     let Some(record) =
         record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
@@ -97,8 +100,10 @@ pub(super) fn dismiss(record: Option<&Record>, leader: Option<&str>, id: &Identi
     if !given_up && leader.is_some_and(|leader| leader == id.node.to_string()) {
         return Dismissal::Leads;
     }
+    let led = || leader.is_some_and(|leader| record.staying().any(|(node, _)| leader == node.to_string()));
     match phase_here(record, id) {
         Some(Phase::Assigned | Phase::Running) => Dismissal::Wanted,
+        Some(Phase::Leaving) if record.bootstrapped && !led() => Dismissal::Unled,
         Some(Phase::Leaving) | None => Dismissal::Granted,
     }
 }
@@ -246,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_leader_or_a_wanted_node_is_not_dismissed() {
-        use Dismissal::{Granted, Leads, Wanted};
+        use Dismissal::{Granted, Leads, Unled, Wanted};
         let leader = id().node.to_string();
         let given_up = |record: &mut Record| {
             leaving(record);
@@ -267,7 +272,19 @@ mod tests {
             ),
             ("wanted", Some(record(|_| ())), false, Wanted),
             ("leader", Some(record(|_| ())), true, Leads),
-            ("leaving", Some(record(leaving)), false, Granted),
+            ("leaving, and nobody leads", Some(record(leaving)), false, Unled),
+            (
+                "leaving before the bootstrap, and nobody leads",
+                Some(record(with_a_successor)),
+                false,
+                Granted,
+            ),
+            (
+                "deleting, and nobody leads",
+                Some(record(deleting)),
+                false,
+                Granted,
+            ),
             ("leaving leader", Some(record(leaving)), true, Leads),
             (
                 "unnamed leader",
@@ -293,7 +310,37 @@ mod tests {
             let leader = leads.then_some(leader.as_str());
             assert_eq!(dismiss(record.as_ref(), leader, &id()), expected, "{case}");
         }
-        let other = Some("somebody-else");
-        assert_eq!(dismiss(Some(&record(leaving)), other, &id()), Granted);
+    }
+
+    #[test]
+    fn a_leaving_node_goes_only_while_one_that_stays_leads() {
+        use Dismissal::{Granted, Unled};
+        let other: NodeId = Uuid::from_u128(11).into();
+        let leads = Some(other.to_string());
+        let with = |phase| {
+            record(|record| {
+                leaving(record);
+                record.nodes.insert(other, node(phase, "c2"));
+            })
+        };
+        for (case, record, leader, expected) in [
+            ("it runs", with(Phase::Running), leads.clone(), Granted),
+            ("it has just come", with(Phase::Assigned), leads.clone(), Granted),
+            ("it leaves, too", with(Phase::Leaving), leads.clone(), Unled),
+            ("it is not named", record(leaving), leads, Unled),
+            ("nobody leads", with(Phase::Running), None, Unled),
+            (
+                "a stranger leads",
+                with(Phase::Running),
+                Some("stranger".to_owned()),
+                Unled,
+            ),
+        ] {
+            assert_eq!(
+                dismiss(Some(&record), leader.as_deref(), &id()),
+                expected,
+                "{case}"
+            );
+        }
     }
 }

@@ -30,6 +30,9 @@ pub(super) enum Refused {
     /// The node leads a cluster that lives on.
     #[error("the node leads its cluster: hand the leadership over first")]
     Leader,
+    /// The node is of a cluster that nobody leads who stays.
+    #[error("no node that stays leads the cluster: what is here may be the last copy")]
+    Unled,
     /// The record wants the node here.
     #[error("the instance's record wants the node on this cell: let it leave first")]
     Assigned,
@@ -60,6 +63,7 @@ impl Refused {
             Self::StoreUnavailable(_) => (503, refusal::STORE_UNAVAILABLE),
             Self::Stopping => (503, refusal::STOPPING),
             Self::Leader => (409, refusal::LEADER),
+            Self::Unled => (409, refusal::NO_LEADER),
             Self::Assigned => (409, refusal::ASSIGNED),
             Self::BadRequest(_) => (400, refusal::BAD_REQUEST),
             Self::Unauthorized => (401, refusal::UNAUTHORIZED),

@@ -340,6 +340,7 @@ impl Roster {
         match judgement::dismiss(record.as_ref(), leader.as_deref(), id) {
             Dismissal::Granted => Ok(()),
             Dismissal::Leads => Err(Refused::Leader),
+            Dismissal::Unled => Err(Refused::Unled),
             Dismissal::Wanted => Err(Refused::Assigned),
         }
     }

@@ -68,8 +68,10 @@ pub(super) fn dismiss(
     if !given_up && leader.is_some_and(|leader| leader == id.node.to_string()) {
         return Err("the node leads its cluster, which lives on");
     }
+    let led = || leader.is_some_and(|leader| record.staying().any(|(node, _)| leader == node.to_string()));
     match phase_here(record, id) {
         Some(Phase::Assigned | Phase::Running) => Err("the record wants the node on this cell"),
+        Some(Phase::Leaving) if record.bootstrapped && !led() => Err("no node that stays leads its cluster"),
         Some(Phase::Leaving) | None => Ok(()),
     }
 }
