@@ -243,6 +243,7 @@ impl World {
         })
     }
 
+    /// The bug that is planted in this world, if any.
     #[must_use]
     pub fn bug(&self) -> Option<Bug> {
         self.bug
