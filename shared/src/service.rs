@@ -24,6 +24,10 @@ use crate::{
 /// Half the time for which a marker is left alone that announces nothing.
 const LATE: SignedDuration = SignedDuration::from_secs(30);
 
+/// How old a request may be when it claims its instance, or ends one that was not there when it came. Whoever sent an older
+/// one has given up, as gateways do after half a minute, and may have been told already that there is no such instance.
+const TOO_OLD: SignedDuration = SignedDuration::from_secs(30);
+
 /// How often a write that somebody else was faster with is tried again.
 const TRIES: usize = 20;
 

@@ -1,14 +1,13 @@
 //! `DELETE /v2/service_instances/:id`: takes an instance away (osb-reference.md, 7). It may come at any time.
 
-use super::{Patience, TRIES, begin, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, TOO_OLD, TRIES, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
     error::Error,
-    ids::InstanceId,
+    ids::{Incarnation, InstanceId},
     keyspace,
     marker::Marker,
-    ports::gone_or_other,
     record::{Operation, OperationKind, OperationState, Phase, Record, State},
     store::{Read, StoreError},
 };
@@ -39,21 +38,35 @@ pub enum Deprovisioned {
 /// Takes an instance away, or joins whoever does.
 ///
 /// # Errors
-/// `Gone` when there is no such instance, and what [`Error`] says of the store and of waiting.
+/// `Gone` when there is no such instance, `Concurrency` when one came to be while the request was under way, and what [`Error`] says of the store and of waiting.
 pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Deprovisioned, Error> {
     command.patience.check()?;
+    let began = broker.clock.now();
     let mut meant = None;
     // The instance may be moving while it is being deprovisioned.
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
-            if withdraw(broker, &command.instance).await? {
-                continue;
-            }
-            return Err(Error::Gone("there is no such instance".to_owned()));
+            // Whoever shared the marker that is gone takes back what it writes from now on.
+            let announced = match meant {
+                Some(Meant::Announced(_)) => None,
+                None | Some(Meant::Seen(_)) => withdraw(broker, &command.instance).await?,
+            };
+            let Some(announced) = announced else {
+                return Err(Error::Gone("there is no such instance".to_owned()));
+            };
+            meant.get_or_insert(Meant::Announced(announced));
+            continue;
         };
-        // A handler that stood still for long may find another life of the instance: that one nobody asked to end.
-        if *meant.get_or_insert(current.record.incarnation) != current.record.incarnation {
-            return Ok(Deprovisioned::Done);
+        match *meant.get_or_insert(Meant::Seen(current.record.incarnation)) {
+            // A handler that stood still for long may find another life of the instance: that one nobody asked to end.
+            Meant::Seen(seen) if seen != current.record.incarnation => return Ok(Deprovisioned::Done),
+            Meant::Announced(announced) => {
+                let age = broker.clock.now().duration_since(began);
+                if age > TOO_OLD || !is_being_made(&current.record, announced) {
+                    return Err(another());
+                }
+            }
+            Meant::Seen(_) => {}
         }
         if let Some(operation) = under_way(&current.record) {
             if command.patience == Patience::Polls && push(broker, &command.instance, &operation).await? {
@@ -94,21 +107,50 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
     ))
 }
 
+/// Which life of the instance is to end.
+#[derive(Debug, Clone, Copy)]
+enum Meant {
+    /// The one whose record this request has read first.
+    Seen(Incarnation),
+    /// There was no record. The one that the marker announced which this request has removed: it may go no further than
+    /// being made, for whoever was told that it is there has not asked for its end.
+    Announced(Incarnation),
+}
+
 /// Takes back what announces a provision whose record is not written yet: its handler may stand still, and when it goes on
-/// nobody would ask for the instance any more. Answers whether there was a marker; then the record has to be looked for
-/// again, since it may have been written before the marker went.
-async fn withdraw(broker: &Broker, id: &InstanceId) -> Result<bool, Error> {
+/// nobody would ask for the instance any more. Answers which life was announced, if any; then the record has to be looked
+/// for again, since it may have been written before the marker went.
+///
+/// # Errors
+/// `Concurrency` when the marker changed under it and there may be an instance: its provision may have succeeded.
+async fn withdraw(broker: &Broker, id: &InstanceId) -> Result<Option<Incarnation>, Error> {
     let key = keyspace::operation(id);
     let Some(entry) = broker.store.get(&key, Read::Quorum).await? else {
-        return Ok(false);
+        return Ok(None);
     };
     // That of a deprovision leads to what it may have left behind.
-    let is_provision = |marker: Marker| marker.kind == OperationKind::Provision;
-    if !Marker::parse(&entry.value).is_some_and(is_provision) {
-        return Ok(false);
+    let is_provision = |marker: &Marker| marker.kind == OperationKind::Provision;
+    let Some(marker) = Marker::parse(&entry.value).filter(is_provision) else {
+        return Ok(None);
+    };
+    match broker.store.compare_and_delete(&key, entry.index).await {
+        Ok(()) => Ok(Some(marker.incarnation)),
+        Err(StoreError::Missing { .. }) if read_record(broker, id).await?.is_none() => Ok(None),
+        Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Err(another()),
+        Err(error) => Err(error.into()),
     }
-    gone_or_other(broker.store.compare_and_delete(&key, entry.index).await)?;
-    Ok(true)
+}
+
+/// Whether this is that life, and no client has been told that it is there. Simultaneous provisions share a marker: then
+/// the life may be another than it announced.
+fn is_being_made(record: &Record, announced: Incarnation) -> bool {
+    let is_provision = |operation: &Operation| operation.kind == OperationKind::Provision;
+    let goes_on = record.state == State::Deleting || record.operation.as_ref().is_some_and(is_provision);
+    record.incarnation == announced && goes_on
+}
+
+fn another() -> Error {
+    Error::Concurrency("another request about this instance is under way; send it again".to_owned())
 }
 
 fn under_way(record: &Record) -> Option<Operation> {

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::try_join;
 
-use super::{Patience, announce, begin, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, TOO_OLD, announce, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
@@ -27,10 +27,6 @@ use crate::{
     },
     store::{Read, StoreError},
 };
-
-/// How old a request may be when it claims its instance. Whoever sent an older one has given up, as gateways do after half
-/// a minute, and may have been told already that there is no such instance.
-const TOO_OLD: SignedDuration = SignedDuration::from_secs(30);
 
 /// What a client asks for.
 #[derive(Debug, Clone)]

@@ -3,7 +3,10 @@
 
 use std::sync::Arc;
 
-use shared::{error::Error, record::OperationState};
+use shared::{
+    error::Error,
+    record::{OperationState, Record},
+};
 use tests::simulation::{Accident, Fate, Layout, Process, World, audit, binding};
 
 use crate::story::{Carrier, STORIES, Story, id, kind, settle};
@@ -72,6 +75,83 @@ fn run(story: Story, at: usize, freeze: Accident, meanwhile: Meanwhile) -> bool 
     true
 }
 
+/// A deprovision that finds no record but a marker, and stands still at its calls while the provision of that marker goes on.
+/// Both freeze at each of their calls; `between` are those that the provision gets done after the deprovision has stopped
+/// for the first time, `at` is the call of the deprovision at which the instance is made meanwhile.
+fn run_unknown(freeze: Accident, between: usize, at: usize, seconds: u32) -> bool {
+    let world = World::new(Layout::default());
+    let after = Accident::FreezesAfter { seconds: None };
+    let maker = world.handler(Process::new("maker", Fate::Always(after)));
+    let id = id();
+    let mut making: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(maker.provision(&id, 2));
+    while !world
+        .log()
+        .iter()
+        .any(|call| call.contains("create /operations/"))
+    {
+        maker.process().thaw();
+        assert!(maker.run(&mut making).is_none());
+    }
+    assert_eq!(world.record(&id), None);
+
+    let frozen = world.handler(Process::new("frozen", Fate::Always(freeze)));
+    let mut ending: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(frozen.deprovision(&id));
+    assert!(frozen.run(&mut ending).is_none());
+    let mut made = None;
+    for _ in 0..between {
+        maker.process().thaw();
+        made = maker.run(&mut making);
+        if made.is_some() {
+            break;
+        }
+    }
+    for _ in 1..at {
+        frozen.process().thaw();
+        if frozen.run(&mut ending).is_some() {
+            return false;
+        }
+    }
+    while made.is_none() {
+        maker.process().thaw();
+        made = maker.run(&mut making);
+    }
+
+    // Whatever became of the first request, its client goes on until the instance is there.
+    let handler = kind(&world);
+    handler.ask(handler.poll_to_the_end(&id)).unwrap();
+    handler.ask(handler.provision(&id, 2)).unwrap().unwrap();
+    let last = handler.ask(handler.poll_to_the_end(&id)).unwrap().unwrap();
+    assert_eq!(last.state, OperationState::Succeeded);
+    handler.ask(handler.bind(&id, &binding("b1"))).unwrap().unwrap();
+    let before = world.record(&id).unwrap();
+    world.pass(seconds);
+    loop {
+        frozen.process().thaw();
+        if frozen.run(&mut ending).is_some() {
+            break;
+        }
+    }
+    settle(&world);
+    audit::assert_in_order(&world);
+    let whole = |record: &Record| {
+        (
+            record.incarnation,
+            record.port.clone(),
+            record.nodes.len(),
+            record.state,
+        )
+    };
+    assert_eq!(world.record(&id).as_ref().map(whole), Some(whole(&before)));
+    assert!(
+        handler
+            .ask(handler.bind(&id, &binding("b1")))
+            .unwrap()
+            .unwrap()
+            .existed
+    );
+    true
+}
+
 /// Before each write or call, and right after it.
 const FREEZES: [Accident; 2] = [
     Accident::Freezes { seconds: None },
@@ -113,4 +193,29 @@ fn a_handler_that_wakes_up_after_its_instance_leaves_nothing_behind() {
 #[test]
 fn a_handler_that_wakes_up_in_another_life_of_its_instance_does_not_touch_it() {
     each(Meanwhile::Again);
+}
+
+#[test]
+fn a_deprovision_of_an_unknown_id_that_wakes_up_late_leaves_alone_what_was_made_meanwhile() {
+    let mut runs = 0;
+    for (freeze, seconds) in FREEZES.into_iter().flat_map(|freeze| [(freeze, 0), (freeze, 60)]) {
+        for between in 0..6 {
+            let mut at = 1;
+            loop {
+                let run = || run_unknown(freeze, between, at, seconds);
+                match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                    Ok(true) => at += 1,
+                    Ok(false) => break,
+                    Err(panic) => {
+                        println!("{freeze:?} at {at}, {between} between, {seconds} s later");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            }
+            runs += at - 1;
+        }
+    }
+    println!("{runs} runs");
+    // Where the record comes before the marker goes, there is more to do than to remove the marker.
+    assert!(runs > 4 * 6);
 }
