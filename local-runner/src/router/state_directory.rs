@@ -115,9 +115,15 @@ impl StateDirectory {
 
     /// The numbers of the workers' sockets that are there.
     fn workers(&self) -> Vec<u64> {
-        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let names = self.names().into_iter();
         names.filter_map(|name| worker_number(&name)).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
     }
 
     /// Removes the sockets of all workers but one.
@@ -133,6 +139,9 @@ impl StateDirectory {
     pub(crate) fn clear(&self) {
         self.forget_workers(None);
         for name in [MASTER, CONFIG, LOG, &draft(CONFIG)] {
+            self.remove(name);
+        }
+        for name in self.names().iter().filter(|name| is_half_made_socket(name)) {
             self.remove(name);
         }
     }
@@ -154,6 +163,18 @@ pub(crate) fn worker(number: u64) -> String {
 
 fn worker_number(name: &str) -> Option<u64> {
     name.strip_prefix("worker-")?.strip_suffix(".sock")?.parse().ok()
+}
+
+/// Whether HAProxy leaves a socket under this name when it ends while it takes its place: `<socket>.<process>.tmp`, or
+/// `.bak` for the one that was there before.
+fn is_half_made_socket(name: &str) -> bool {
+    let socket = || {
+        let rest = name.strip_suffix(".tmp").or_else(|| name.strip_suffix(".bak"))?;
+        let (socket, process) = rest.rsplit_once('.')?;
+        process.parse::<u32>().ok()?;
+        Some(socket)
+    };
+    socket().is_some_and(|socket| socket == MASTER || worker_number(socket).is_some())
 }
 
 #[cfg(test)]
@@ -185,7 +206,13 @@ mod tests {
         assert_eq!(directory.last_worker(), 10);
         directory.forget_workers(Some(9));
         assert_eq!(directory.workers(), [9]);
+        for name in ["worker-1.sock.32412.tmp", "master.sock.7.bak", "mine.7.tmp"] {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
         directory.clear();
         assert_eq!(directory.last_worker(), 0);
+        let left = directory.names();
+        assert!(left.contains(&"mine.7.tmp".to_owned()), "{left:?}");
+        assert!(!left.iter().any(|name| name.contains(".sock")), "{left:?}");
     }
 }
