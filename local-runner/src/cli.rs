@@ -20,7 +20,7 @@ pub(crate) struct CommandLine {
 pub(crate) enum Command {
     /// Run everything on this machine: etcd, cells, the router and the broker. Ctrl-C stops it; the data stays.
     Up(up::Options),
-    /// Show it all at work, from the first node to the last trace, and check it: takes half a minute, leaves nothing.
+    /// Show it all at work, from the first node to the last trace, and check it: takes a minute or two, leaves nothing.
     Demo,
     /// Serve the Open Service Broker API.
     Broker(ConfigFile),
