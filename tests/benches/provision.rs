@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -141,7 +142,9 @@ async fn by_hand(stack: &Stack, files: &[Value]) -> Duration {
 /// Whether a node leads, and all others stream from it.
 async fn stands(nodes: &[Node], client: &Client) -> bool {
     for node in nodes {
-        if node.streaming_replicas(client).await == Some(nodes.len() - 1) {
+        let streaming = node.streaming(client).await;
+        let others = nodes.iter().filter(|other| other.name != node.name);
+        if streaming.is_some_and(|names| others.map(|other| &other.name).all(|name| names.contains(name))) {
             return true;
         }
     }
@@ -150,6 +153,7 @@ async fn stands(nodes: &[Node], client: &Client) -> bool {
 
 /// A node that is started by hand.
 struct Node {
+    name: String,
     file: PathBuf,
     directory: PathBuf,
     rest: String,
@@ -166,7 +170,8 @@ impl Node {
         let text = file.to_string().replace(former, directory.to_str().unwrap());
         let mut file: Value = serde_json::from_str(&text).unwrap();
         file["scope"] = json!(scope);
-        file["name"] = json!(fresh_id());
+        let name = fresh_id();
+        file["name"] = json!(name);
         let rest = move_to_free_port(&mut file["restapi"]);
         move_to_free_port(&mut file["postgresql"]);
         for part in ["log", "run", "tmp"] {
@@ -180,6 +185,7 @@ impl Node {
             assert!(chown.status().unwrap().success());
         }
         Self {
+            name,
             file: path,
             directory: directory.to_owned(),
             rest: format!("http://{rest}/patroni"),
@@ -203,17 +209,15 @@ impl Node {
         }
     }
 
-    /// How many replicas stream from this node; `None` when it does not lead.
-    async fn streaming_replicas(&self, client: &Client) -> Option<usize> {
+    /// Who streams from this node, by their names in PostgreSQL; `None` when it does not lead. A `pg_basebackup` that makes a
+    /// replica streams as well, under its own name.
+    async fn streaming(&self, client: &Client) -> Option<BTreeSet<String>> {
         let status = client.get(&self.rest).send().await.ok()?.bytes().await.ok()?;
         let status: Value = serde_json::from_slice(&status).ok()?;
-        let replicas = status["replication"].as_array()?;
-        Some(
-            replicas
-                .iter()
-                .filter(|replica| replica["state"] == "streaming")
-                .count(),
-        )
+        let replicas = status["replication"].as_array()?.iter();
+        let streaming = replicas.filter(|replica| replica["state"] == "streaming");
+        let names = streaming.filter_map(|replica| replica["application_name"].as_str());
+        Some(names.map(str::to_owned).collect())
     }
 }
 
