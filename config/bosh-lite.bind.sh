@@ -4,6 +4,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
 
-instance=${1:?usage: $0 INSTANCE_ID [BINDING_ID]}
+[ $# -ge 1 ] || usage "INSTANCE_ID [BINDING_ID]"
+instance=$1
 request PUT "/v2/service_instances/$instance/service_bindings/${2:-test}" "{$IDS}"
 jq -r .credentials.uri <<<"$answer"

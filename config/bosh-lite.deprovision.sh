@@ -4,7 +4,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
 
-instance=${1:?usage: $0 INSTANCE_ID}
+[ $# = 1 ] || usage "INSTANCE_ID"
+instance=$1
 request DELETE "/v2/service_instances/$instance?$QUERY&accepts_incomplete=true"
 if [ "$status" = 410 ]; then
   echo "there is no instance $instance"

@@ -1,6 +1,15 @@
 # What the scripts beside this file share. Service and plan are those of bosh-lite.example.yml unless SERVICE_ID and
 # PLAN_ID say otherwise.
-: "${BROKER_URI:?set BROKER_URI, for example http://starkandwayne:starkandwayne@10.244.21.4:8888}"
+# usage ARGUMENTS: says how the script is called, and ends it.
+usage() {
+  echo "usage: $0 $1" >&2
+  exit 2
+}
+
+if [ -z "${BROKER_URI:-}" ]; then
+  echo "set BROKER_URI, beside \`local-runner up\`: export BROKER_URI=http://starkandwayne:starkandwayne@127.0.0.1:8888" >&2
+  exit 2
+fi
 : "${SERVICE_ID:=0f5c1670-6dc3-11e5-bc08-6c4008a663f0}"
 : "${PLAN_ID:=1545e30e-6dc3-11e5-826a-6c4008a663f0}"
 IDS="\"service_id\": \"$SERVICE_ID\", \"plan_id\": \"$PLAN_ID\""

@@ -4,7 +4,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
 
-instance=${1:?usage: $0 INSTANCE_ID [NODE_COUNT]}
+[[ $# -ge 1 && ${2:-1} =~ ^[0-9]+$ ]] || usage "INSTANCE_ID [NODE_COUNT]"
+instance=$1
 parameters=${2:+"\"node-count\": $2"}
 request PUT "/v2/service_instances/$instance" \
   "{\"accepts_incomplete\": true, $IDS, \"parameters\": {${parameters:-}}}"

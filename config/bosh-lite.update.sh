@@ -4,8 +4,8 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
 
-instance=${1:?usage: $0 INSTANCE_ID NODE_COUNT}
-nodes=${2:?usage: $0 INSTANCE_ID NODE_COUNT}
+[[ $# = 2 && $2 =~ ^[0-9]+$ ]] || usage "INSTANCE_ID NODE_COUNT"
+instance=$1 nodes=$2
 request PATCH "/v2/service_instances/$instance" \
   "{\"accepts_incomplete\": true, $IDS, \"parameters\": {\"node-count\": $nodes}}"
 wait_for "$instance"

@@ -48,13 +48,15 @@ async fn run(command: Command) -> ExitCode {
     match command {
         Command::Up(options) => {
             let up = async { Ok(up::run(options, Interrupts::listen()?).await?) };
-            up.await
-                .map_or_else(|error: AnyError| complain(&*error), |()| ExitCode::SUCCESS)
+            told(up.await)
         }
         Command::Demo => {
             let demo = async { demo::run(Interrupts::listen()?).await };
             demo.await.unwrap_or_else(|error| complain(&*error))
         }
+        Command::ServiceStatus(arguments) => told(show(status::View::Services, &arguments).await),
+        Command::ShowCells(arguments) => told(show(status::View::Cells, &arguments).await),
+        Command::DeclareCellDestroyed(cell) => told(declare_destroyed(&cell).await),
         part => {
             log::to_stderr();
             match serve(part).await {
@@ -68,7 +70,7 @@ async fn run(command: Command) -> ExitCode {
     }
 }
 
-/// The parts of the broker by themselves, and what operators look at.
+/// The parts of the broker by themselves.
 async fn serve(command: Command) -> Result<(), AnyError> {
     match command {
         Command::Broker(file) => {
@@ -90,17 +92,26 @@ async fn serve(command: Command) -> Result<(), AnyError> {
             let router = router::Router::start(router::Settings::of(config.router), Arc::new(store)).await?;
             router.run(stop).await;
         }
-        Command::ServiceStatus(arguments) => show(status::View::Services, &arguments).await?,
-        Command::ShowCells(arguments) => show(status::View::Cells, &arguments).await?,
-        Command::DeclareCellDestroyed(cell) => {
-            let config = StoreConfig::load(cell.file.config.as_deref())?;
-            let store = setup::store(&config.kvstore)?;
-            roll::declare_destroyed(&store, &cell.guid, SystemClock.now()).await?;
-            tracing::info!(cell = %cell.guid, "declared destroyed");
-        }
-        // These have a log of their own.
-        Command::Up(_) | Command::Demo => {}
+        // These talk to a person.
+        Command::Up(_)
+        | Command::Demo
+        | Command::ServiceStatus(_)
+        | Command::ShowCells(_)
+        | Command::DeclareCellDestroyed(_) => {}
     }
+    Ok(())
+}
+
+/// Tells the person who gave a command how it ended.
+fn told(outcome: Result<(), AnyError>) -> ExitCode {
+    outcome.map_or_else(|error| complain(&*error), |()| ExitCode::SUCCESS)
+}
+
+async fn declare_destroyed(cell: &cli::DestroyedCell) -> Result<(), AnyError> {
+    let config = StoreConfig::load(cell.file.config.as_deref())?;
+    let store = setup::store(&config.kvstore)?;
+    roll::declare_destroyed(&store, &cell.guid, SystemClock.now()).await?;
+    writeln!(io::stdout().lock(), "cell {} is declared destroyed", cell.guid)?;
     Ok(())
 }
 

@@ -101,6 +101,15 @@ impl<'a> Instance<'a> {
     }
 }
 
+async fn two_cells() -> Stack {
+    Stack::start(Options {
+        zones: vec!["z1", "z2"],
+        durable: true,
+        ..Options::default()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn clients_follow_the_leader_and_a_synchronous_plan_loses_nothing() {
     let mut stack = Stack::start(Options {
@@ -162,12 +171,7 @@ async fn clients_follow_the_leader_and_a_synchronous_plan_loses_nothing() {
 
 #[tokio::test]
 async fn an_asynchronous_plan_may_lose_the_last_rows_only() {
-    let mut stack = Stack::start(Options {
-        zones: vec!["z1", "z2"],
-        durable: true,
-        ..Options::default()
-    })
-    .await;
+    let mut stack = two_cells().await;
     let instance = Instance::make(&mut stack, PLAN, 2).await;
     let former = instance.leader(None).await;
     let writer = Writer::start(&instance.credentials).await;
@@ -204,12 +208,7 @@ async fn an_asynchronous_plan_may_lose_the_last_rows_only() {
 /// Its cell starts Patroni again, which makes it the leader again: for a moment as a standby.
 #[tokio::test]
 async fn a_leader_that_comes_back_in_its_place_is_served_when_it_takes_writes() {
-    let mut stack = Stack::start(Options {
-        zones: vec!["z1", "z2"],
-        durable: true,
-        ..Options::default()
-    })
-    .await;
+    let mut stack = two_cells().await;
     let instance = Instance::make(&mut stack, PLAN, 2).await;
     let leader = instance.leader(None).await;
     let writer = Writer::start(&instance.credentials).await;

@@ -7,86 +7,29 @@
     reason = "a test fails by panicking"
 )]
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{
     osb::{Answer, OPERATION, OTHER_PLAN, Osb, SERVICE, fresh_id, nodes, send},
     processes,
-    psql::Session,
     stack::{Options, Stack},
     wait::eventually,
+    writer::Writer,
 };
-use tokio::{task::JoinHandle, time::timeout};
 
-/// A client that writes one row after the other.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    task: JoinHandle<(Vec<u32>, Duration)>,
-}
-
-impl Writer {
-    async fn start(credentials: &Value) -> Self {
-        let session = Session::open(credentials).await.unwrap();
-        session.run("CREATE TABLE rows (n int PRIMARY KEY)").await;
-        drop(session);
-        let stop = Arc::new(AtomicBool::new(false));
-        let task = tokio::spawn(write(credentials.clone(), Arc::clone(&stop)));
-        Self { stop, task }
-    }
-
-    /// The rows that were acknowledged, and the longest time without one.
-    async fn stop(self) -> (Vec<u32>, Duration) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await.unwrap()
-    }
-}
-
-async fn write(credentials: Value, stop: Arc<AtomicBool>) -> (Vec<u32>, Duration) {
-    let (mut acknowledged, mut longest, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
-    let mut n = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(session) = Session::open(&credentials).await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        loop {
-            n += 1;
-            let insert = format!("INSERT INTO rows VALUES ({n})");
-            // A session to a machine that is gone never answers.
-            let answer = timeout(Duration::from_secs(5), session.try_to(&insert)).await;
-            if !matches!(answer, Ok(Ok(_))) {
-                break;
-            }
-            acknowledged.push(n);
-            longest = longest.max(last.elapsed());
-            last = Instant::now();
-            if stop.load(Ordering::Relaxed) {
-                break;
-            }
-        }
-    }
-    (acknowledged, longest)
-}
-
-/// Asserts that every row is there that was acknowledged.
-async fn assert_kept(credentials: &Value, acknowledged: &[u32]) {
-    let session = Session::open(credentials).await.unwrap();
-    let rows = session
-        .ask("SELECT string_agg(n::text, ',') FROM rows")
-        .await
-        .unwrap();
-    let rows: BTreeSet<u32> = rows.split(',').map(|n| n.parse().unwrap()).collect();
-    let lost: Vec<_> = acknowledged.iter().filter(|n| !rows.contains(n)).collect();
-    assert!(!acknowledged.is_empty() && lost.is_empty(), "lost: {lost:?}");
+/// Ends the client; asserts that every row is there that was acknowledged, and prints its outage.
+async fn end(writer: Writer) {
+    let (account, lost) = writer.end().await;
+    println!(
+        "{} rows; longest without one: {:?}; failures: {:?}",
+        account.acknowledged.len(),
+        account.outage(),
+        account.failures
+    );
+    assert!(!account.acknowledged.is_empty(), "{account:?}");
+    assert_eq!(lost, Vec::<i64>::new());
 }
 
 /// An instance of two nodes, one of which follows synchronously, and the credentials of a binding.
@@ -142,12 +85,8 @@ async fn a_cluster_moves_to_other_cells_under_a_client_that_writes() {
     change(&osb, &instance, json!({"cells": new})).await.expect(202);
     let shown = osb.succeeded(&instance).await;
     assert_eq!(cells(&stack, &instance), new, "{shown:?}");
-    let (acknowledged, longest) = writer.stop().await;
-    println!(
-        "{} rows; longest without one: {longest:?}; {shown:#?}",
-        acknowledged.len()
-    );
-    assert_kept(&credentials, &acknowledged).await;
+    println!("{shown:#?}");
+    end(writer).await;
     osb.unmake(&instance).await;
     stack.assert_gone(&before).await;
 }
@@ -166,12 +105,7 @@ async fn a_node_whose_machine_is_gone_is_replaced_and_no_acknowledged_row_is_los
     let credentials = make(&osb, &instance).await;
     let old = cells(&stack, &instance);
     let writer = Writer::start(&credentials).await;
-    let reader = Session::open(&credentials).await.unwrap();
-    eventually("rows", OPERATION, async || {
-        let rows = reader.ask("SELECT count(*) > 9 FROM rows").await.unwrap();
-        (rows == "true").then_some(())
-    })
-    .await;
+    writer.goes_on(10).await;
     let members = stack.keys().0;
     let leader = members[&format!("/service/{instance}/leader")].parse().unwrap();
     let lost = stack.record(&instance).unwrap().nodes[&leader].cell.to_string();
@@ -186,9 +120,7 @@ async fn a_node_whose_machine_is_gone_is_replaced_and_no_acknowledged_row_is_los
         (staying.len() == 2 && !staying.contains(&lost)).then_some(())
     })
     .await;
-    let (acknowledged, longest) = writer.stop().await;
-    println!("{} rows; longest without one: {longest:?}", acknowledged.len());
-    assert_kept(&credentials, &acknowledged).await;
+    end(writer).await;
     let leaving = cells(&stack, &instance);
     assert!(
         leaving.contains(&lost) && leaving.is_superset(&old),

@@ -9,7 +9,10 @@ mod cells;
 mod output;
 mod services;
 
-use std::time::Duration;
+use std::{
+    io::{Write, stderr},
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use shared::{
@@ -91,7 +94,8 @@ pub(crate) async fn show(
         sleep(PAUSE).await;
         match look().await {
             Ok(sheet) => print(&sheet)?,
-            Err(error) => tracing::warn!(%error, "etcd cannot be read now; looking again"),
+            // Standard error may be closed; it looks again all the same.
+            Err(error) => drop(writeln!(stderr().lock(), "looking again: {error}")),
         }
     }
 }

@@ -38,9 +38,13 @@ pub(super) fn print(sheet: &Sheet, form: Output, again: bool) -> Result<(), std:
         Output::Table => table(sheet),
     };
     let mut out = stdout().lock();
-    if again && out.is_terminal() {
-        out.write_all(CLEAR.as_bytes())?;
-    }
+    let (before, after) = match (again, out.is_terminal()) {
+        (true, true) => (CLEAR, ""),
+        // Whoever reads it line by line sees where a look ends.
+        (true, false) => ("", "\n"),
+        (false, _) => ("", ""),
+    };
+    let text = format!("{before}{text}{after}");
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough: `service-status | head`.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
