@@ -38,6 +38,19 @@ pub(crate) enum Command {
     /// their cluster has a leader. Should the cell come back all the same, the declaration is void; nodes that counted as
     /// gone are deleted from it.
     DeclareCellDestroyed(DestroyedCell),
+    /// Print everything that etcd alone knows, as JSON: records, bindings, ports. No secret is in it.
+    Export(ConfigFile),
+    /// Write an export into an etcd that has lost everything. Nothing is overwritten; stop the brokers first.
+    Import(ImportArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// What `export` printed.
+    #[arg(value_name = "EXPORT")]
+    pub(crate) export: PathBuf,
 }
 
 #[derive(Debug, Args)]

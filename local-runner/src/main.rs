@@ -16,6 +16,7 @@ mod steps;
 mod up;
 
 use std::{
+    fs,
     io::{self, Write},
     process::ExitCode,
     sync::Arc,
@@ -27,6 +28,8 @@ use interrupts::Interrupts;
 use shared::{
     clock::{Clock, SystemClock},
     config::{CellConfig, Config, RouterConfig, StoreConfig},
+    etcd::Etcd,
+    export::Export,
     roll, setup,
 };
 
@@ -57,6 +60,8 @@ async fn run(command: Command) -> ExitCode {
         Command::ServiceStatus(arguments) => told(show(status::View::Services, &arguments).await),
         Command::ShowCells(arguments) => told(show(status::View::Cells, &arguments).await),
         Command::DeclareCellDestroyed(cell) => told(declare_destroyed(&cell).await),
+        Command::Export(file) => told(export(&file).await),
+        Command::Import(arguments) => told(import(&arguments).await),
         part => {
             log::to_stderr();
             match serve(part).await {
@@ -97,7 +102,9 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         | Command::Demo
         | Command::ServiceStatus(_)
         | Command::ShowCells(_)
-        | Command::DeclareCellDestroyed(_) => {}
+        | Command::DeclareCellDestroyed(_)
+        | Command::Export(_)
+        | Command::Import(_) => {}
     }
     Ok(())
 }
@@ -107,9 +114,33 @@ fn told(outcome: Result<(), AnyError>) -> ExitCode {
     outcome.map_or_else(|error| complain(&*error), |()| ExitCode::SUCCESS)
 }
 
+/// etcd, for a command that needs nothing else.
+fn store(file: &cli::ConfigFile) -> Result<Etcd, AnyError> {
+    let config = StoreConfig::load(file.config.as_deref())?;
+    Ok(setup::store(&config.kvstore)?)
+}
+
+async fn export(file: &cli::ConfigFile) -> Result<(), AnyError> {
+    let export = Export::take(&store(file)?, SystemClock.now()).await?;
+    writeln!(io::stdout().lock(), "{}", export.to_json())?;
+    Ok(())
+}
+
+async fn import(arguments: &cli::ImportArguments) -> Result<(), AnyError> {
+    let path = &arguments.export;
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let export = Export::parse(&text)?;
+    let written = export.import(&store(&arguments.file)?).await?;
+    let (instances, taken) = (export.instances(), export.taken);
+    writeln!(
+        io::stdout().lock(),
+        "imported {written} keys: {instances} instances as they were at {taken}"
+    )?;
+    Ok(())
+}
+
 async fn declare_destroyed(cell: &cli::DestroyedCell) -> Result<(), AnyError> {
-    let config = StoreConfig::load(cell.file.config.as_deref())?;
-    let store = setup::store(&config.kvstore)?;
+    let store = store(&cell.file)?;
     roll::declare_destroyed(&store, &cell.guid, SystemClock.now()).await?;
     writeln!(io::stdout().lock(), "cell {} is declared destroyed", cell.guid)?;
     Ok(())

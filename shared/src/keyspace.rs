@@ -7,6 +7,8 @@ use crate::ids::{BindingId, CellGuid, InstanceId, NodeId, Port};
 pub const INSTANCES: &str = "/serviceinstances";
 /// Patroni's own tree, one directory for each scope.
 pub const PATRONI: &str = "/service";
+/// Everything about public ports.
+pub const ROUTING: &str = "/routing";
 /// The public ports of instances: the permanent contract with their users.
 pub const ALLOCATIONS: &str = "/routing/allocation";
 /// A hint: where the search for a free port starts.

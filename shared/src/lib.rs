@@ -18,6 +18,7 @@ pub mod decide;
 pub mod effect;
 pub mod error;
 pub mod etcd;
+pub mod export;
 pub mod ids;
 pub mod keyspace;
 pub mod marker;

@@ -105,7 +105,10 @@ impl Owner {
 /// # Errors
 /// When etcd cannot be read or written.
 pub async fn first_candidate(store: &dyn Store, range: PortRange) -> Result<Port, StoreError> {
-    let routing = store.list("/routing", Read::Quorum).await?.unwrap_or_default();
+    let routing = store
+        .list(keyspace::ROUTING, Read::Quorum)
+        .await?
+        .unwrap_or_default();
     if !routing.contains_key(keyspace::last_segment(keyspace::PORTS_ADOPTED)) {
         adopt_allocations(store).await?;
     }

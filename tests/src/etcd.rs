@@ -175,6 +175,16 @@ impl EtcdServer {
         self.healthy().await;
     }
 
+    /// Ends the server, and starts one in its place that knows nothing.
+    ///
+    /// # Panics
+    /// When its data cannot be removed, or it does not become healthy.
+    pub async fn lose_everything(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.directory.join("data")).unwrap();
+        self.restart().await;
+    }
+
     /// Stops the process where it is: connections stay open, and nothing answers.
     ///
     /// # Panics

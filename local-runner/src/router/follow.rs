@@ -100,7 +100,7 @@ impl Follow {
     ) -> Self {
         Self {
             bind_address: settings.bind_address,
-            routing: store.watch("/routing"),
+            routing: store.watch(keyspace::ROUTING),
             service: store.watch(keyspace::PATRONI),
             ready,
             idle: Some(haproxy),

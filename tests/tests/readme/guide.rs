@@ -9,7 +9,7 @@ use tests::{
     processes,
     psql::Session,
     readme::{Told, blocks},
-    stack::Options,
+    stack::{CellServer, Options, Server},
     wait::eventually,
 };
 
@@ -148,6 +148,23 @@ async fn the_commands_of_the_guide_put_things_right() {
     a_destroyed_cell(&mut scene, &mut commands, &guid).await;
     // What was there is there, for those who could log in.
     Session::open(&credentials).await.unwrap();
+
+    let others = |cell: &&mut CellServer| cell.guid != guid;
+    commands.next(&mut scene, "local-runner export >export.json");
+    let stack = &mut scene.stack;
+    stack.brokers.iter_mut().for_each(Server::kill);
+    stack.etcd.lose_everything().await;
+    commands.next(&mut scene, "local-runner import export.json");
+    for cell in scene.stack.cells.iter_mut().filter(others) {
+        cell.server.restart().await;
+    }
+    for server in scene.stack.router.iter_mut().chain(&mut scene.stack.brokers) {
+        server.restart().await;
+    }
+    eventually("the instance is back", OPERATION, async || {
+        Session::open(&credentials).await.ok().map(drop)
+    })
+    .await;
 
     // The master key is rotated, ...
     let rotated = broker_with(&mut scene, 21, &["new", "development"]).await;
