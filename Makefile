@@ -10,7 +10,7 @@ RELEASE := $(TARGET)/release
 CFN_LINT_VERSION := 1.58.0
 CFN_LINT := $(TARGET)/tools/cfn-lint-$(CFN_LINT_VERSION)/bin/cfn-lint
 
-.PHONY: help dependencies build demo test bench install clean
+.PHONY: help dependencies build demo test faults bench install clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,13 @@ test: dependencies $(CFN_LINT) ## check the format, lint, and run all tests
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) build --locked --workspace # the tests start these binaries
 	$(CARGO) test --locked --workspace
+
+faults: dependencies ## try the faults of the README's table, and print it
+	@mkdir -p $(TARGET)
+	$(CARGO) test --locked -p tests --test simulation --test crash_steps -- --nocapture while_processes_die killed_at_each_step >$(TARGET)/faults.log
+	@echo '| fault | tried | operations finished | orphans found |'
+	@echo '|---|---|---|---|'
+	@grep '^| ' $(TARGET)/faults.log | LC_ALL=C sort
 
 bench: build ## measure: a provision against the same Patroni nodes started by hand (PAIRS=10)
 	$(CARGO) bench --locked -p tests --bench provision

@@ -14,6 +14,7 @@ pub mod canned;
 pub mod child;
 pub mod conformance;
 pub mod etcd;
+pub mod faults;
 pub mod gateway;
 pub mod keys;
 pub mod load;

@@ -1,8 +1,8 @@
-//! A world in memory in which handlers live, die, freeze and race: the real record, `decide`, `advance`, services and
-//! reconcile, on the store in memory, with simulated cells, Patroni and PostgreSQL.
+//! A world in which handlers live, die, freeze and race: the real record, `decide`, `advance`, services and
+//! reconcile, on the store in memory or a real etcd, with simulated cells, Patroni and PostgreSQL.
 //!
 //! **Guarantees.** Deterministic: the same [`World`], the same [`Process`]es and the same seed lead to the same run, call by
-//! call. Nothing sleeps; time passes only in [`World::tick`].
+//! call. Nothing sleeps; time passes only in [`World::tick`]. (On a real etcd, keys run out by the clock on the wall.)
 //! **Assumes.** The rules of a cell are those of `local-runner/src/cell/judgement.rs`, written down again in `cell`: when
 //! they change there, they change here.
 //! **Caveats.** Patroni is simulated as far as it decides about the life of an instance: its keys and their order, elections,
@@ -10,7 +10,8 @@
 //!
 //! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `database`, `outside` (what calls to them do); [`Process`] and `wire` (what one
 //! handler sees of the world, and what befalls it), [`Handler`] (its requests), [`Schedule`] (many at once, from a seed),
-//! [`audit`] (what must hold).
+//! [`story`] (operations that tests disturb) and `steps` (at each of their steps), [`audit`] (what must hold); `ground` (where
+//! the keys are).
 
 pub mod audit;
 mod bug;
@@ -18,6 +19,7 @@ mod cell;
 mod chance;
 mod damage;
 mod database;
+mod ground;
 mod handler;
 mod immediate;
 mod judgement;
@@ -25,6 +27,8 @@ mod outside;
 mod patroni;
 mod process;
 mod schedule;
+mod steps;
+pub mod story;
 mod transitions;
 mod wire;
 mod world;
@@ -32,9 +36,11 @@ mod world;
 pub use self::{
     bug::{BUGS, Bug},
     chance::Chance,
+    ground::{EtcdGround, Ground},
     handler::{Handler, binding, instance},
     immediate::now,
     process::{Accident, Fate, Process},
     schedule::Schedule,
+    steps::{DEATHS, each_step},
     world::{Layout, World},
 };

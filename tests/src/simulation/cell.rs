@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use shared::{
     ids::{CellGuid, NodeId},
     keyspace,
     record::{Node, Phase, Record, Tombstone},
-    store::{Read, Store},
+    store::{Read, Store, StoreError},
 };
 
 use super::{
@@ -20,7 +21,6 @@ use super::{
     judgement::{Identity, Judgement, judge},
     patroni::{Patroni, Version},
 };
-use crate::memory_store::MemoryStore;
 
 const HEARTBEAT_TTL: Duration = Duration::from_secs(30);
 /// Seconds between two heartbeats.
@@ -41,6 +41,7 @@ pub(super) struct Cell {
     pub(super) stopping_takes: u32,
     /// From when to when it was away.
     pub(super) outages: Vec<(Timestamp, Timestamp)>,
+    pub(super) http: Option<SocketAddr>,
     pub(super) bug: Option<Bug>,
     pub(super) wrong: Vec<String>,
     age: u64,
@@ -81,6 +82,7 @@ impl Cell {
             retired: BTreeSet::new(),
             stopping_takes: 0,
             outages: Vec::new(),
+            http: None,
             bug: None,
             wrong: Vec::new(),
             age: 0,
@@ -103,7 +105,7 @@ impl Cell {
     }
 
     /// A second of its life.
-    pub(super) fn turn(&mut self, store: &MemoryStore, version: Version, fresh_system: &mut u64) {
+    pub(super) fn turn(&mut self, store: &dyn Store, version: Version, fresh_system: &mut u64) {
         if !self.up {
             return;
         }
@@ -140,11 +142,14 @@ impl Cell {
         }
     }
 
-    pub(super) fn beat(&self, store: &MemoryStore) {
+    pub(super) fn beat(&self, store: &dyn Store) {
         let heartbeat = Heartbeat {
             guid: self.guid.clone(),
             availability_zone: self.zone.clone(),
-            uri: format!("http://{}:8889", self.guid),
+            uri: match self.http {
+                Some(address) => format!("http://{address}/cells/{}", self.guid),
+                None => format!("http://{}:8889", self.guid),
+            },
             capacity: self.capacity,
             load: self.load(),
             version: "0".to_owned(),
@@ -155,7 +160,7 @@ impl Cell {
     }
 
     /// Takes a node in and starts its Patroni.
-    pub(super) fn hold(&mut self, store: &MemoryStore, patroni: Patroni) {
+    pub(super) fn hold(&mut self, store: &dyn Store, patroni: Patroni) {
         let (node, address) = (patroni.id.node, format!("{}:15000", self.guid));
         let held = Held {
             patroni,
@@ -180,7 +185,7 @@ impl Cell {
     }
 
     /// The end of a node that was told to go.
-    pub(super) fn remove(&mut self, store: &MemoryStore, node: NodeId) {
+    pub(super) fn remove(&mut self, store: &dyn Store, node: NodeId) {
         let Some(mut held) = self.nodes.remove(&node) else {
             return;
         };
@@ -197,7 +202,7 @@ impl Cell {
 }
 
 /// Looks at the record of a node. What would stop it must be seen twice.
-fn look(store: &MemoryStore, held: &mut Held, bug: Option<Bug>) {
+fn look(store: &dyn Store, held: &mut Held, bug: Option<Bug>) {
     let judgement = match consult(store, &held.patroni.id) {
         Judgement::SetAside if bug == Some(Bug::CellDeletesStrangers) => Judgement::Remove,
         judgement => judgement,
@@ -224,7 +229,7 @@ fn look(store: &MemoryStore, held: &mut Held, bug: Option<Bug>) {
 }
 
 /// Whether the record of its incarnation lets a node go, or that incarnation has ended or is about to.
-fn is_named_as_going(store: &MemoryStore, id: &Identity) -> bool {
+fn is_named_as_going(store: &dyn Store, id: &Identity) -> bool {
     let record = now(store.get(&keyspace::record(&id.instance), Read::Quorum)).unwrap();
     let record = record.map(|entry| Record::parse(&entry.value).unwrap());
     let tombstone = now(store.get(&keyspace::tombstone(&id.instance), Read::Quorum)).unwrap();
@@ -240,7 +245,7 @@ fn is_named_as_going(store: &MemoryStore, id: &Identity) -> bool {
     }
 }
 
-fn consult(store: &MemoryStore, id: &Identity) -> Judgement {
+fn consult(store: &dyn Store, id: &Identity) -> Judgement {
     let record = now(store.get(&keyspace::record(&id.instance), Read::Quorum)).unwrap();
     let record = record.map(|entry| Record::parse(&entry.value).unwrap());
     match judge(record.as_ref(), None, id) {
@@ -254,8 +259,12 @@ fn consult(store: &MemoryStore, id: &Identity) -> Judgement {
     }
 }
 
-fn delete(store: &MemoryStore, key: &str) {
+fn delete(store: &dyn Store, key: &str) {
     if let Some(entry) = now(store.get(key, Read::Quorum)).unwrap() {
-        now(store.compare_and_delete(key, entry.index)).unwrap();
+        match now(store.compare_and_delete(key, entry.index)) {
+            // A broker in a process of its own may have been there first.
+            Ok(()) | Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => {}
+            Err(error) => panic!("{key}: {error}"),
+        }
     }
 }

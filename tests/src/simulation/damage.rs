@@ -48,7 +48,7 @@ impl World {
                 node,
             };
             cell.retired.remove(&node);
-            cell.keep(Patroni::new(id, &parameters));
+            cell.keep(Patroni::new(id, &parameters, cell.http));
         });
     }
 

@@ -10,7 +10,6 @@ use shared::{
 };
 
 use super::{immediate::now, patroni::Patroni};
-use crate::memory_store::MemoryStore;
 
 /// The database of one cluster.
 #[derive(Debug, Default)]
@@ -35,7 +34,7 @@ impl Database {
 }
 
 /// Where a public port leads: to the instance whose allocation says so, if the owner of the port agrees.
-pub(super) fn instance_at(store: &MemoryStore, port: u16) -> Option<InstanceId> {
+pub(super) fn instance_at(store: &dyn Store, port: u16) -> Option<InstanceId> {
     let port = Port::new(port)?;
     let owner = now(store.get(&keyspace::port(port), Read::Quorum)).unwrap()?;
     let allocations = now(store.list(keyspace::ALLOCATIONS, Read::Quorum)).unwrap()?;
@@ -50,7 +49,7 @@ pub(super) fn instance_at(store: &MemoryStore, port: u16) -> Option<InstanceId> 
 }
 
 /// Whether a node is the one that the router leads clients of an instance to.
-pub(super) fn is_target(store: &MemoryStore, instance: &InstanceId, patroni: &Patroni) -> bool {
+pub(super) fn is_target(store: &dyn Store, instance: &InstanceId, patroni: &Patroni) -> bool {
     let key = format!("{}/leader", keyspace::scope(instance));
     let leader = now(store.get(&key, Read::Quorum)).unwrap();
     patroni.id.instance == *instance

@@ -119,12 +119,27 @@ impl Handler {
     /// # Errors
     /// As [`provision::provision`].
     pub async fn provision(&self, id: &InstanceId, nodes: u32) -> Result<Provisioned, Error> {
+        self.provision_on(id, nodes, None).await
+    }
+
+    /// PUT of an instance with so many nodes on these cells.
+    ///
+    /// # Errors
+    /// As [`provision::provision`].
+    pub async fn provision_on(
+        &self,
+        id: &InstanceId,
+        nodes: u32,
+        cells: Option<&[String]>,
+    ) -> Result<Provisioned, Error> {
+        let mut parameters = node_count(nodes);
+        parameters.extend(cells.map(|cells| ("cells".to_owned(), json!(cells))));
         let request = Request {
             service_id: "s1".to_owned(),
             plan_id: "p1".to_owned(),
             organization_guid: "o".to_owned(),
             space_guid: "s".to_owned(),
-            parameters: node_count(nodes),
+            parameters,
         };
         let command = Provision {
             instance: id.clone(),

@@ -5,14 +5,14 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// The answer of a future that has it at once, as all of the store in memory have.
+/// The answer of a future that has it at once, as all of a [`super::Ground`] have.
 ///
 /// # Panics
 /// When it has to wait.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(answer) => answer,
-        Poll::Pending => panic!("the store in memory never waits"),
+        Poll::Pending => panic!("a world's store never waits"),
     }
 }
 

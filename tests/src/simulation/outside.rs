@@ -11,7 +11,7 @@ use shared::{
     ids::{CellGuid, NodeId},
     keyspace,
     record::{Record, State},
-    store::{Read, Store},
+    store::Read,
 };
 
 use super::{
@@ -70,7 +70,7 @@ impl World {
             if cell.load() >= cell.capacity {
                 return StartAnswer::Refused(format!("cell {} is full", cell.guid));
             }
-            cell.hold(&self.store, Patroni::new(id, &request.parameters));
+            cell.hold(&*self.store, Patroni::new(id, &request.parameters, cell.http));
             StartAnswer::Accepted
         });
         admitted.unwrap_or_else(|| StartAnswer::Refused(format!("cell {cell} cannot be reached")))
@@ -117,13 +117,13 @@ impl World {
             cell.retired.insert(node);
             let left = cell.stopping_takes;
             if left == 0 {
-                cell.remove(&self.store, node);
+                cell.remove(&*self.store, node);
                 return RemoveAnswer::Gone;
             }
             if let Some(held) = cell.nodes.get_mut(&node)
                 && !matches!(held.life, Life::Ends { .. })
             {
-                held.patroni.stop(&self.store);
+                held.patroni.stop(&*self.store);
                 held.life = Life::Ends { left };
             }
             RemoveAnswer::NotYet(format!("cell {} is still stopping it", cell.guid))
@@ -191,7 +191,8 @@ impl World {
             let mut config: Map<String, Value> = serde_json::from_str(&entry.value).unwrap();
             merge(&mut config, patch);
             let config = Value::Object(config).to_string();
-            now(self.store.compare_and_swap(&key, &config, entry.index, None)).unwrap();
+            now(self.store.compare_and_swap(&key, &config, entry.index, None))
+                .map_err(|error| error.to_string())?;
             Ok(())
         })
     }
@@ -208,7 +209,8 @@ impl World {
                 return Err("412 candidate does not exist".to_owned());
             }
             let ttl = Some(Duration::from_secs(30));
-            now(self.store.compare_and_swap(&key, candidate, entry.index, ttl)).unwrap();
+            now(self.store.compare_and_swap(&key, candidate, entry.index, ttl))
+                .map_err(|error| error.to_string())?;
             Ok(())
         })
     }
@@ -221,11 +223,11 @@ impl World {
     ) -> Result<T, DatabaseError> {
         use secrecy::ExposeSecret;
         let refused = || DatabaseError("connection refused".to_owned());
-        let instance = instance_at(&self.store, door.port).ok_or_else(refused)?;
+        let instance = instance_at(&*self.store, door.port).ok_or_else(refused)?;
         self.with(|state| {
             let mut nodes = state.cells.values().flat_map(Cell::running);
             let leader = nodes
-                .find(|patroni| is_target(&self.store, &instance, patroni))
+                .find(|patroni| is_target(&*self.store, &instance, patroni))
                 .ok_or_else(refused)?;
             if leader.superuser_password != door.password.expose_secret() {
                 return Err(DatabaseError("password authentication failed".to_owned()));

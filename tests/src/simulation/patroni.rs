@@ -1,6 +1,6 @@
 //! One Patroni with its PostgreSQL, as far as others can see it. A loop of it is a second.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use serde_json::{Map, Value, json};
 use shared::{
@@ -10,7 +10,6 @@ use shared::{
 };
 
 use super::{immediate::now, judgement::Identity};
-use crate::memory_store::MemoryStore;
 
 /// Loops for `initdb`, and for a base backup.
 const WORK: u32 = 2;
@@ -35,6 +34,7 @@ pub(super) struct Patroni {
     pub(super) nofailover: bool,
     pub(super) superuser_password: String,
     pub(super) restapi_password: String,
+    http: Option<SocketAddr>,
     bootstrap_config: Map<String, Value>,
     timeline: u64,
     task: Task,
@@ -57,13 +57,14 @@ enum Task {
 }
 
 impl Patroni {
-    pub(super) fn new(id: Identity, parameters: &NodeParameters) -> Self {
+    pub(super) fn new(id: Identity, parameters: &NodeParameters, http: Option<SocketAddr>) -> Self {
         Self {
             id,
             data: None,
             nofailover: false,
             superuser_password: parameters.superuser_password.clone(),
             restapi_password: parameters.restapi_password.clone(),
+            http,
             bootstrap_config: parameters.patroni_config.clone(),
             timeline: 1,
             task: Task::Waits,
@@ -76,7 +77,10 @@ impl Patroni {
 
     /// Where its REST API answers.
     pub(super) fn api(&self) -> String {
-        format!("http://{}:8008", self.id.node)
+        match self.http {
+            Some(address) => format!("http://{address}/nodes/{}", self.id.node),
+            None => format!("http://{}:8008", self.id.node),
+        }
     }
 
     pub(super) fn leads(&self) -> bool {
@@ -91,12 +95,12 @@ impl Patroni {
         format!("{}/{name}", keyspace::scope(&self.id.instance))
     }
 
-    fn read(&self, store: &MemoryStore, name: &str) -> Option<Entry> {
+    fn read(&self, store: &dyn Store, name: &str) -> Option<Entry> {
         now(store.get(&self.key(name), Read::Quorum)).unwrap()
     }
 
     /// One loop. `fresh_system` is the identifier of the next database that is made.
-    pub(super) fn turn(&mut self, store: &MemoryStore, version: Version, fresh_system: &mut u64) {
+    pub(super) fn turn(&mut self, store: &dyn Store, version: Version, fresh_system: &mut u64) {
         match self.read(store, "leader") {
             Some(leader) if leader.value == self.name() => self.hold(store, &leader),
             Some(leader) => self.follow(store, &leader.value),
@@ -105,7 +109,7 @@ impl Patroni {
         self.publish(store, version);
     }
 
-    fn hold(&mut self, store: &MemoryStore, leader: &Entry) {
+    fn hold(&mut self, store: &dyn Store, leader: &Entry) {
         let (key, name) = (self.key("leader"), self.name());
         // Somebody else's by now: the next loop sees it.
         drop(now(store.compare_and_swap(&key, &name, leader.index, Some(TTL))));
@@ -116,7 +120,7 @@ impl Patroni {
         }
     }
 
-    fn follow(&mut self, store: &MemoryStore, leader: &str) {
+    fn follow(&mut self, store: &dyn Store, leader: &str) {
         let system = self.read(store, "initialize").map(|entry| entry.value);
         let source: Option<Value> = self
             .read(store, &format!("members/{leader}"))
@@ -142,7 +146,7 @@ impl Patroni {
         }
     }
 
-    fn elect(&mut self, store: &MemoryStore, fresh_system: &mut u64) {
+    fn elect(&mut self, store: &dyn Store, fresh_system: &mut u64) {
         let initialize = self.read(store, "initialize");
         match (initialize, self.task, &self.data) {
             (None, _, None) => {
@@ -166,7 +170,7 @@ impl Patroni {
     }
 
     /// The end of a bootstrap.
-    fn lead_first(&mut self, store: &MemoryStore, fresh_system: &mut u64) {
+    fn lead_first(&mut self, store: &dyn Store, fresh_system: &mut u64) {
         if now(store.create(&self.key("leader"), &self.name(), Some(TTL))).is_err() {
             return;
         }
@@ -179,7 +183,7 @@ impl Patroni {
         self.task = Task::Leads;
     }
 
-    fn publish(&self, store: &MemoryStore, version: Version) {
+    fn publish(&self, store: &dyn Store, version: Version) {
         let primary = match version {
             Version::Three => "master",
             Version::Four => "primary",
@@ -209,12 +213,13 @@ impl Patroni {
     }
 
     /// Ends cleanly: hands back what it holds.
-    pub(super) fn stop(&mut self, store: &MemoryStore) {
+    pub(super) fn stop(&mut self, store: &dyn Store) {
         if let Some(leader) = self
             .read(store, "leader")
             .filter(|leader| leader.value == self.name())
         {
-            now(store.compare_and_delete(&self.key("leader"), leader.index)).unwrap();
+            // A broker in a process of its own may have cleared it away.
+            drop(now(store.compare_and_delete(&self.key("leader"), leader.index)));
         }
         self.task = Task::Waits;
     }

@@ -17,8 +17,7 @@ use shared::{
     store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch},
 };
 
-use super::{Accident, Bug, Process, World, immediate::now, transitions};
-use crate::memory_store::MemoryStore;
+use super::{Accident, Bug, Process, World, ground::Ground, immediate::now, transitions};
 
 /// How old a look of a cell at a record may be when it takes the node in.
 const A_MOMENT: SignedDuration = SignedDuration::from_secs(2);
@@ -87,16 +86,16 @@ impl Write {
             .and_then(|rest| rest.strip_suffix("/record"))
             .and_then(|id| id.parse().ok());
         let Some(id) = id else {
-            return self.apply(&world.store);
+            return self.apply(&*world.store);
         };
         let before = world.record(&id);
-        let written = self.apply(&world.store)?;
+        let written = self.apply(&*world.store)?;
         transitions::note(world, before.as_ref(), world.record(&id).as_ref());
         Ok(written)
     }
 
     /// The index of the write; that of a deletion is of no interest.
-    fn apply(&self, store: &MemoryStore) -> Result<Index, StoreError> {
+    fn apply(&self, store: &dyn Ground) -> Result<Index, StoreError> {
         match self {
             Self::DeleteAll(key) => {
                 for leaf in store.content().into_keys().rev() {

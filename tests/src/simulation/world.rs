@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
@@ -18,13 +19,14 @@ use shared::{
     keyspace,
     record::Record,
     setup,
-    store::{Read, Store},
+    store::Read,
 };
 
 use super::{
     Bug, Process,
     cell::{Cell, Life},
     database::Database,
+    ground::Ground,
     handler::Handler,
     immediate::now,
     judgement::Identity,
@@ -46,6 +48,8 @@ pub struct Layout {
     pub patroni_3: bool,
     /// Seconds that a node takes to stop.
     pub stopping_takes: u32,
+    /// Where its cells and Patronis answer over HTTP, and not only to its own handlers.
+    pub http: Option<SocketAddr>,
     /// What is broken on purpose.
     pub bug: Option<Bug>,
     /// Where chance begins.
@@ -61,6 +65,7 @@ impl Default for Layout {
             ports: 100,
             patroni_3: false,
             stopping_takes: 0,
+            http: None,
             bug: None,
             seed: 0,
         }
@@ -78,7 +83,7 @@ pub struct World {
     /// Its time, and chance.
     pub clock: Arc<ManualClock>,
     /// Its etcd.
-    pub store: MemoryStore,
+    pub store: Arc<dyn Ground>,
     settings: Arc<Settings>,
     version: Version,
     bug: Option<Bug>,
@@ -100,7 +105,7 @@ type LateCall = Box<dyn FnOnce(&World) + Send>;
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("World")
-            .field("store", &self.store)
+            .field("store", &self.store.content())
             .finish_non_exhaustive()
     }
 }
@@ -111,10 +116,21 @@ impl World {
     pub fn new(layout: Layout) -> Arc<Self> {
         let clock = Arc::new(ManualClock::new(layout.seed));
         let store = MemoryStore::new(Arc::<ManualClock>::clone(&clock));
+        Self::made(layout, clock, Arc::new(store))
+    }
+
+    /// The same with another store, in which nothing is yet.
+    #[must_use]
+    pub fn on(store: Arc<dyn Ground>, layout: Layout) -> Arc<Self> {
+        Self::made(layout, Arc::new(ManualClock::new(layout.seed)), store)
+    }
+
+    fn made(layout: Layout, clock: Arc<ManualClock>, store: Arc<dyn Ground>) -> Arc<Self> {
         let cells = (1..=layout.cells).map(|n| {
             let guid: CellGuid = format!("c{n}").parse().unwrap();
             let mut cell = Cell::new(guid.clone(), format!("z{}", (n - 1) % 3 + 1), layout.capacity);
             cell.stopping_takes = layout.stopping_takes;
+            cell.http = layout.http;
             cell.bug = layout.bug;
             (guid, cell)
         });
@@ -186,14 +202,20 @@ impl World {
         }
         self.with(|state| {
             for cell in state.cells.values_mut() {
-                cell.turn(&self.store, self.version, &mut state.systems);
+                cell.turn(&*self.store, self.version, &mut state.systems);
             }
         });
     }
 
-    /// Lets so many seconds pass.
+    /// Lets so many seconds pass: one by one, unless nothing in the store runs out of time by this clock.
     pub fn pass(&self, seconds: u32) {
-        (0..seconds).for_each(|_| self.tick());
+        if self.store.follows_the_clock() {
+            (0..seconds).for_each(|_| self.tick());
+        } else {
+            let but_one = seconds.saturating_sub(1);
+            self.clock.advance(Duration::from_secs(but_one.into()));
+            self.tick();
+        }
     }
 
     /// A cell, and all that runs on it, is cut off, or is back.

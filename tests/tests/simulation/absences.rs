@@ -9,7 +9,7 @@ use shared::{
     keyspace,
     record::{OperationState, Phase},
     roll::Roll,
-    store::{Read, Store},
+    store::Read,
 };
 use tests::simulation::{Bug, Fate, Handler, Layout, Process, World, audit, now};
 

@@ -9,7 +9,7 @@ use shared::{
     ports::owner_value,
     reconcile::drift::SLICE,
     record::{OperationState, Record, State},
-    store::{Read, Store},
+    store::Read,
 };
 use tests::simulation::{Accident, Fate, Layout, Process, World, audit, instance, now};
 

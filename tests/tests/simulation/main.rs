@@ -9,5 +9,6 @@ mod crashes;
 mod drift;
 mod freezes;
 mod races;
-mod story;
 mod undisturbed;
+
+use tests::simulation::story;

@@ -4,13 +4,17 @@
 //! seeds are tried, of each kind.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
 };
 
 use shared::{error::Error, ids::InstanceId, record::OperationState};
-use tests::simulation::{
-    BUGS, Bug, Chance, Fate, Handler, Layout, Process, Schedule, World, audit, binding, instance,
+use tests::{
+    faults::Tally,
+    simulation::{
+        BUGS, Bug, Chance, Fate, Handler, Layout, Process, Schedule, World, audit, binding, instance,
+    },
 };
 
 /// How many seeds `make test` tries, of each kind.
@@ -119,6 +123,7 @@ fn layout(chance: &mut Chance) -> Layout {
         ports: u16::try_from(2 + chance.below(10)).unwrap(),
         patroni_3: chance.once_in(2),
         stopping_takes: u32::try_from(chance.below(3)).unwrap(),
+        http: None,
         seed: chance.draw(),
     }
 }
@@ -196,8 +201,9 @@ fn finish(seed: u64, world: &Arc<World>) {
     assert!((0..2).all(|n| world.record(&id(n)).is_none()));
 }
 
-/// Runs a seed, and says which one it was if it fails. Answers every call that was made.
-fn try_seed(seed: u64, weather: Weather, bug: Option<Bug>, aloud: bool) -> Vec<String> {
+/// Runs a seed, and says which one it was if it fails. Answers every call that was made, and how many things were left in
+/// the end that should not have been there.
+fn try_seed(seed: u64, weather: Weather, bug: Option<Bug>, aloud: bool) -> (Vec<String>, usize) {
     let mut chance = Chance::new(seed);
     let layout = Layout {
         bug,
@@ -214,7 +220,7 @@ fn try_seed(seed: u64, weather: Weather, bug: Option<Bug>, aloud: bool) -> Vec<S
         println!("seed {seed} of {weather:?} failed, in {layout:?}");
         resume_unwind(panic);
     }
-    world.log()
+    (world.log(), audit::leavings(&world).len())
 }
 
 #[allow(clippy::disallowed_methods, reason = "a person says how long to look")]
@@ -222,28 +228,31 @@ fn seeds() -> u64 {
     std::env::var("SIMULATION_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap())
 }
 
-/// Runs all seeds, and asserts that all this came up in their calls.
-fn try_seeds(weather: Weather, what: &[&str]) {
+/// Runs all seeds, and asserts that all this came up in their calls. Answers what came of each of it.
+fn try_seeds<'w>(weather: Weather, what: &[&'w str]) -> BTreeMap<&'w str, Tally> {
     let seeds = seeds();
-    let mut times = vec![0_usize; what.len()];
-    let mut calls = 0;
+    let mut tallies = BTreeMap::new();
+    let mut events = 0;
     for seed in 0..seeds {
-        for call in try_seed(seed, weather, None, false) {
-            calls += 1;
-            for (times, _) in times
-                .iter_mut()
-                .zip(what)
-                .filter(|(_, what)| call.contains(*what))
-            {
-                *times += 1;
+        let (calls, orphans) = try_seed(seed, weather, None, false);
+        events += calls.len();
+        let times = |what: &str| calls.iter().filter(|call| call.contains(what)).count();
+        let finished = times(" operation: ");
+        for what in what {
+            let tally: &mut Tally = tallies.entry(*what).or_default();
+            match times(what) {
+                0 => {}
+                tried => tally.add(tried, finished, orphans),
             }
         }
     }
-    println!("{weather:?}: {seeds} seeds, {calls} events");
-    for (times, what) in times.into_iter().zip(what) {
-        println!("{times:6} x {what}");
-        assert!(times > 0, "{what} never happened");
+    println!("{weather:?}: {seeds} seeds, {events} events");
+    for (what, tally) in &tallies {
+        println!("{:6} x {what}", tally.tried);
+        assert!(tally.tried > 0, "{what} never happened");
+        assert_eq!(tally.orphans, 0, "{what}");
     }
+    tallies
 }
 
 /// What operations call for.
@@ -280,25 +289,25 @@ const TRANSITIONS: [&str; 12] = [
 ];
 
 /// What cells that are cut off lead to.
-const ABSENCES: [&str; 6] = [
-    "a cell is cut off",
+const ABSENCES: [&str; 4] = [
     "a cell is back",
     "node: cell missing",
     "node: cell back",
     "node: replacement placed",
-    "a read fails",
 ];
 
-/// What befalls processes.
-const ACCIDENTS: [&str; 8] = [
-    "DiesBefore",
-    "DiesAfter",
-    "Freezes",
-    "LosesAnswer",
-    "LosesCall",
-    "ComesLate",
-    "IsRefused",
-    "Repeats",
+/// What befalls processes and cells, and the row of the table that tells of it.
+const FAULTS: [(&str, &str); 10] = [
+    ("DiesBefore", "simulation: killed before a step"),
+    ("DiesAfter", "simulation: killed after a step"),
+    ("Freezes", "simulation: a process stands still"),
+    ("LosesAnswer", "simulation: an answer is lost"),
+    ("LosesCall", "simulation: a call is lost"),
+    ("ComesLate", "simulation: a call comes late"),
+    ("IsRefused", "simulation: a call is refused"),
+    ("Repeats", "simulation: a call is done twice"),
+    ("a read fails", "simulation: a read fails"),
+    ("a cell is cut off", "simulation: a cell is cut off"),
 ];
 
 #[test]
@@ -309,10 +318,12 @@ fn handlers_race() {
 
 #[test]
 fn handlers_race_while_processes_die_and_calls_are_lost() {
-    try_seeds(
-        Weather::Foul,
-        &[&CALLS[..], &ACCIDENTS, &TRANSITIONS, &ABSENCES].concat(),
-    );
+    let faults = FAULTS.map(|(fault, _)| fault);
+    let what = [&CALLS[..], &faults, &TRANSITIONS, &ABSENCES].concat();
+    let tallies = try_seeds(Weather::Foul, &what);
+    for (fault, row) in FAULTS {
+        tallies[fault].print(row);
+    }
 }
 
 /// Paste a seed that has failed here.
