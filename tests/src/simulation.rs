@@ -11,7 +11,7 @@
 //! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `database`, `outside` (what calls to them do); [`Process`] and `wire` (what one
 //! handler sees of the world, and what befalls it), [`Handler`] (its requests), [`Schedule`] (many at once, from a seed),
 //! [`story`] (operations that tests disturb) and `steps` (at each of their steps), [`audit`] (what must hold); `ground` (where
-//! the keys are).
+//! the keys are), and [`stand_in`] (the world's cells for brokers that are processes of their own).
 
 pub mod audit;
 mod bug;
@@ -27,6 +27,7 @@ mod outside;
 mod patroni;
 mod process;
 mod schedule;
+pub mod stand_in;
 mod steps;
 pub mod story;
 mod transitions;

@@ -248,6 +248,11 @@ impl World {
         })?
     }
 
+    /// The system identifier of the cluster that a public port leads to.
+    pub(super) fn system_behind(&self, door: &Door) -> Result<String, DatabaseError> {
+        self.behind(door, |system, _| system.to_owned())
+    }
+
     pub(super) fn create_login(&self, door: &Door, role: &str) -> Result<Login, DatabaseError> {
         self.behind(door, |_, database| database.create_login(role))?
     }

@@ -48,7 +48,7 @@ pub struct Layout {
     pub patroni_3: bool,
     /// Seconds that a node takes to stop.
     pub stopping_takes: u32,
-    /// Where its cells and Patronis answer over HTTP, and not only to its own handlers.
+    /// Where its cells and Patronis answer over HTTP (see [`super::stand_in`]), and not only to its own handlers.
     pub http: Option<SocketAddr>,
     /// What is broken on purpose.
     pub bug: Option<Bug>,
