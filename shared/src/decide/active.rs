@@ -98,8 +98,8 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     Decision { record, effects }
 }
 
-/// An instance without an operation: nodes that are lost are replaced, and what an operation has left unfinished goes on as
-/// far as that takes no new node.
+/// An instance without an operation: nodes that are lost are replaced, Patroni's configuration stays the plan's, and what an
+/// operation has left unfinished goes on as far as that takes no new node.
 fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
     if record.bootstrapped {
         let all_report = record
@@ -127,6 +127,11 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
                 Shortcoming::NotStreaming { .. }
                 | Shortcoming::LeaderLeaves
                 | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
+                // A handler that stood still while the cluster grew may have made it quick again.
+                Shortcoming::Settings { patch } => {
+                    effects.push(Effect::Configure(patch.clone()));
+                    false
+                }
                 _ => false,
             };
             if called_for {

@@ -9,8 +9,10 @@ use super::{
 };
 use crate::{
     act,
-    advance::{Current, advance, read_record},
+    advance::{Current, advance, read_cluster, read_record},
     binding::Binding,
+    cluster::Cluster,
+    decide::dynamic_configuration,
     error::Error,
     ids::NodeId,
     keyspace,
@@ -87,6 +89,7 @@ pub(super) async fn check(run: &Run<'_>, seen: Seen<'_>, traces: &Traces) -> Res
     let is_away = |cell| !run.survey.cells.contains_key(cell);
     let mut nodes = record.nodes.values();
     if nodes.any(|node| node.missing_since.is_some() || is_away(&node.cell)) {
+    settings(run, record).await?;
         advance(broker, &record.instance_id).await?;
     }
     Ok(())
@@ -215,6 +218,31 @@ async fn superfluous_ports(run: &Run<'_>, record: &Record, traces: &Traces) -> R
 async fn bindings(run: &Run<'_>, seen: Seen<'_>) -> Result<(), Error> {
     let id = &seen.record.instance_id;
     let directory = format!("{}/", keyspace::bindings(id));
+/// Patroni's dynamic configuration. A handler that stood still while the cluster grew may have made it quick again after all
+/// others had ended the operation.
+async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
+    let (broker, id) = (run.broker, &record.instance_id);
+    let Ok(plan) = broker.plan_configuration(record) else {
+        return Ok(());
+    };
+    let differ = |cluster: &Cluster| {
+        let config = cluster.config.as_ref();
+        config.is_some_and(|config| !dynamic_configuration::patch(config, &plan).is_empty())
+    };
+    if !record.bootstrapped || !differ(&read_cluster(broker, id).await?) {
+        return Ok(());
+    }
+    let pass = advance(broker, id).await?;
+    if pass.is_some_and(|pass| pass.record.is_at_rest() && !differ(&pass.cluster)) {
+        run.mended(
+            id,
+            "Patroni's dynamic configuration",
+            "it was not the plan's, though nothing is under way",
+        );
+    }
+    Ok(())
+}
+
     for (key, entry) in &seen.tree.leaves {
         let is_over = |binding: Binding| binding.instance_incarnation != seen.record.incarnation;
         if key.starts_with(&directory)

@@ -1,6 +1,9 @@
 //! Drift: planted, found, mended; and what only looks like it, left alone.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    task::{Context, Waker},
+};
 
 use shared::{
     error::Error,
@@ -181,6 +184,62 @@ fn bindings_of_lives_that_are_over_are_removed() {
     assert_eq!(get(&world, &theirs_key), None);
     assert_eq!(get(&world, &keyspace::binding(&id(), &name)), Some(ours));
 }
+#[test]
+fn settings_follow_the_plan() {
+    let (world, _) = settled();
+    let key = format!("{}/config", keyspace::scope(&id()));
+    let plans = get(&world, &key).unwrap();
+    let mut quick: serde_json::Value = serde_json::from_str(&plans).unwrap();
+    quick["loop_wait"] = 2.into();
+    quick["an operator's"] = true.into();
+    set(&world, &key, &quick.to_string());
+    assert_mended(&world, 1);
+    let mended: serde_json::Value = serde_json::from_str(&get(&world, &key).unwrap()).unwrap();
+    assert_eq!(
+        (&mended["loop_wait"], &mended["an operator's"]),
+        (&10.into(), &true.into())
+    );
+}
+
+/// A handler stands still before it makes a growing cluster quick, does that when another has ended the operation, and dies.
+#[test]
+fn settings_that_come_late_are_mended() {
+    let mut late = 0;
+    for at in 1.. {
+        let (world, id) = (settled().0, id());
+        // The catalog has changed since the instance was made.
+        let key = format!("{}/config", keyspace::scope(&id));
+        let former = get(&world, &key).unwrap().replace("\"ttl\":30", "\"ttl\":31");
+        set(&world, &key, &former);
+        let fate = Fate::Once(at, Accident::Freezes { seconds: None });
+        let frozen = world.handler(Process::interleaved("frozen", fate));
+        let mut told = Box::pin(frozen.update(&id, 4));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut ended = false;
+        while !ended && !frozen.process().is_frozen() {
+            ended = told.as_mut().poll(&mut context).is_ready();
+        }
+        if ended {
+            break;
+        }
+        if !world.log().last().unwrap().contains("configure Patroni") {
+            continue;
+        }
+        late += 1;
+        let handler = kind(&world);
+        let last = handler.ask(handler.poll_to_the_end(&id)).unwrap().unwrap();
+        assert_eq!(last.state, OperationState::Succeeded, "{last:?}");
+        settle(&world);
+        assert!(get(&world, &key).unwrap().contains("\"loop_wait\":10"));
+        frozen.process().thaw();
+        assert!(told.as_mut().poll(&mut context).is_pending());
+        assert!(get(&world, &key).unwrap().contains("\"loop_wait\":2"));
+        assert_mended(&world, 1);
+        assert!(get(&world, &key).unwrap().contains("\"loop_wait\":10"));
+    }
+    assert_eq!(late, 1);
+}
+
 
 #[test]
 fn what_an_older_broker_left_is_adopted_and_never_removed() {
@@ -465,7 +524,7 @@ fn a_run_costs_a_slice_however_many_instances_there_are() {
     }
     println!("at most {most} reads in one run");
     assert_eq!(planted(), 0);
-    // Five lists, the cursor, and a question to each of six cells.
-    assert!(most <= 12 + SLICE, "{most}");
+    // Five lists, the cursor, a question to each of six cells; and of each instance its record and its settings.
+    assert!(most <= 12 + 2 * SLICE, "{most}");
     assert_eq!(get(&world, &keyspace::record(&id())).unwrap(), text);
 }
