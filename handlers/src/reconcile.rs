@@ -6,6 +6,8 @@ use shared::{
     reconcile::{self, drift},
 };
 
+use tokio::join;
+
 use crate::app::App;
 
 /// Moves all operations on, and looks at the next slice of all instances. Answers what was found, in numbers.
@@ -13,8 +15,9 @@ use crate::app::App;
 /// # Errors
 /// When etcd cannot be read. Whatever could be done is done; the next event begins anew.
 pub async fn handle(app: &App) -> Result<Value, Error> {
-    let operations = reconcile::operations(&app.broker).await?;
-    let slice = drift::slice(&app.broker).await?;
+    // At once: operations that wait for a cell that hangs may take all of the time there is.
+    let (operations, slice) = join!(reconcile::operations(&app.broker), drift::slice(&app.broker));
+    let (operations, slice) = (operations?, slice?);
     let found = json!({
         "in_progress": operations.in_progress,
         "waiting": operations.waiting,

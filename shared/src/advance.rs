@@ -1,8 +1,8 @@
 //! One pass over an instance: observe, decide, intend, act (design.md, 5).
 //!
 //! **Guarantees.** The record is written before the effects that follow from it. A lost compare-and-swap, or one whose answer
-//! was lost, leads to a new observation and never to an effect. A pass ends: no effect is carried out twice in it, and the
-//! number of rounds is limited.
+//! was lost, leads to a new observation and never to an effect. A pass ends: no effect is carried out twice in it, the
+//! number of rounds is limited, and after [`SHARE`] nothing more is begun.
 //! **Assumes.** Nothing about who calls it, how often, or how many do at once.
 //! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
 
@@ -26,6 +26,10 @@ use crate::{
 
 /// More rounds than any sequence of steps that needs nothing from outside; a pass that needs more goes on next time.
 const ROUNDS: usize = 24;
+
+/// How long a pass may take before it leaves the rest to the next: other instances wait for their turn. Longer than one call
+/// to a cell that does not answer, so that what does not depend on that cell is not kept up by it.
+const SHARE: SignedDuration = SignedDuration::from_secs(15);
 
 /// A pass that took longer than this may have stood still, and may have written something after its instance was gone.
 const LATE: SignedDuration = SignedDuration::from_secs(1);
@@ -188,6 +192,10 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
+    fn took(&self) -> SignedDuration {
+        self.broker.clock.now().duration_since(self.began)
+    }
+
     /// Goes on as far as it goes now.
     ///
     /// # Errors
@@ -223,13 +231,16 @@ impl<'b> Walk<'b> {
             } else if effects.is_empty() {
                 break;
             }
+            // What was found out is written down by now.
+            if self.took() > SHARE {
+                break;
+            }
             self.act(&current, effects).await?;
             if self.facts.gone {
                 break;
             }
         }
-        let took = broker.clock.now().duration_since(self.began);
-        if lost || took > LATE {
+        if lost || self.took() > LATE {
             act::take_back(broker, &current.record).await?;
         }
         for trouble in &self.facts.troubles {

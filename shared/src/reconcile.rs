@@ -1,8 +1,9 @@
 //! Finding operations that nobody polls, what handlers that died left behind, and ([`drift`]) whatever else differs from the
 //! records.
 //!
-//! **Guarantees.** If only this ever runs, every operation still ends. Passes that overlap, in one process or in several, do
-//! no harm: each step is an [`advance`] like any other.
+//! **Guarantees.** If only this ever runs, every operation still ends, also where a run is cut off before it has come to all
+//! of them: each run takes them in an order of chance. Passes that overlap, in one process or in several, do no harm: each
+//! step is an [`advance`] like any other.
 
 mod cursor;
 pub mod drift;
@@ -14,6 +15,7 @@ mod survey;
 use std::str::FromStr;
 
 use futures_util::{StreamExt, future::ready, stream};
+use uuid::Uuid;
 
 use crate::{
     act::{self, Directory, Scene},
@@ -55,7 +57,7 @@ pub async fn operations(broker: &Broker) -> Result<Found, Error> {
         .list(keyspace::OPERATIONS, Read::Quorum)
         .await?
         .unwrap_or_default();
-    let marked: Vec<(InstanceId, Entry)> = marked
+    let mut marked: Vec<(InstanceId, Entry)> = marked
         .into_iter()
         .filter_map(|(name, child)| match (InstanceId::from_str(&name), child) {
             (Ok(id), Child::Leaf(entry)) => Some((id, entry)),
@@ -70,6 +72,9 @@ pub async fn operations(broker: &Broker) -> Result<Found, Error> {
         .collect();
     let passes = marked.into_iter().map(|(id, entry)| async move {
         instance(broker, &id, &entry).await.unwrap_or_else(|error| {
+    // Those that wait for a cell that hangs take long, and with many of them a run may not come to the others.
+    let seed = broker.clock.random();
+    marked.sort_by_cached_key(|(id, _)| Uuid::new_v5(&seed, id.as_str().as_bytes()));
             let reason = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(instance = %id, %error, reason, "the operation could not be moved on; it is tried again");
             Found { in_progress: 0, waiting: 1 }

@@ -38,6 +38,8 @@ pub(super) struct Cell {
     pub(super) nodes: BTreeMap<NodeId, Held>,
     pub(super) retired: BTreeSet<NodeId>,
     /// Seconds that a node takes to stop.
+    /// Whether its API takes requests and never answers them.
+    pub(super) hangs: bool,
     pub(super) stopping_takes: u32,
     /// From when to when it was away.
     pub(super) outages: Vec<(Timestamp, Timestamp)>,
@@ -88,6 +90,7 @@ impl Cell {
             age: 0,
         }
     }
+            hangs: false,
 
     /// How many nodes count against the capacity.
     pub(super) fn load(&self) -> u32 {

@@ -25,6 +25,14 @@ impl World {
         });
     }
 
+    /// From now on a cell's API takes requests, does nothing, and never answers.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn hang(&self, cell: &str) {
+        self.at(cell, |cell| cell.hangs = true);
+    }
+
     /// A cell holds a node that it was never asked for.
     ///
     /// # Panics

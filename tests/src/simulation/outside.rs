@@ -29,6 +29,11 @@ impl World {
         self.with(|state| state.cells.get_mut(cell).filter(|cell| cell.up).map(change))
     }
 
+    /// Whether a cell takes requests and does not answer them.
+    pub(super) fn hangs(&self, cell: &CellGuid) -> bool {
+        self.at_cell(cell, |cell| cell.hangs).unwrap_or_default()
+    }
+
     /// A cell looks at the record before it takes a node in. `Ok`: it may; `Err`: the answer is settled.
     pub(super) fn examine(
         &self,

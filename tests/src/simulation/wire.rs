@@ -12,15 +12,23 @@ use shared::{
     clock::Clock,
     database::{DatabaseError, Databases, Door, Login, NodePasswords},
     effect::StartAnswer,
-    ids::NodeId,
+    ids::{CellGuid, NodeId},
     patroni_rest::PatroniClient,
     store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch},
 };
 
-use super::{Accident, Bug, Process, World, ground::Ground, immediate::now, transitions};
+use super::{
+    Accident, Bug, Process, World,
+    ground::Ground,
+    immediate::{now, yield_now},
+    transitions,
+};
 
 /// How old a look of a cell at a record may be when it takes the node in.
 const A_MOMENT: SignedDuration = SignedDuration::from_secs(2);
+
+/// How long a cell is waited for that does not answer (shared/src/cells.rs).
+const CELL_LIMIT: SignedDuration = SignedDuration::from_secs(12);
 
 pub(super) struct Wire {
     world: Arc<World>,
@@ -130,6 +138,18 @@ impl Wire {
     async fn read(&self) {
         self.process.reads_once_more();
         self.pause().await;
+    }
+
+    /// Waits for a cell that does not answer until it is given up; `false` for one that answers.
+    async fn waits_in_vain(&self, cell: &CellGuid) -> bool {
+        if !self.world.hangs(cell) {
+            return false;
+        }
+        let end = self.world.clock.now() + CELL_LIMIT;
+        while self.world.clock.now() < end {
+            yield_now().await;
+        }
+        true
     }
 
     fn freeze(&self, seconds: Option<u32>) {
@@ -302,6 +322,9 @@ impl CellClient for Wire {
         let (guid, request) = (cell.view.guid.clone(), request.clone());
         let lost = || StartAnswer::Unclear(format!("cell {} did not answer", cell.view.guid));
         let refused = || StartAnswer::Refused(format!("cell {} cannot be reached", cell.view.guid));
+        if self.waits_in_vain(&guid).await {
+            return lost();
+        }
         let name = format!("start {node} on {guid}");
         // Between its look at the record and the moment in which it takes the node in, the world goes on, for a moment.
         let (looked, at) = (self.world.examine(&guid, node, &request), self.world.clock.now());
@@ -325,6 +348,9 @@ impl CellClient for Wire {
     async fn remove(&self, cell: &Cell, node: NodeId) -> RemoveAnswer {
         let guid = cell.view.guid.clone();
         let unknown = || RemoveAnswer::NotYet(format!("cell {} did not answer", cell.view.guid));
+        if self.waits_in_vain(&guid).await {
+            return unknown();
+        }
         let name = format!("remove {node} from {guid}");
         let call = move |world: &World| world.remove(&guid, node);
         self.call(&name, call, unknown, unknown).await

@@ -9,6 +9,7 @@ mod crashes;
 mod drift;
 mod freezes;
 mod races;
+mod turns;
 mod undisturbed;
 
 use tests::simulation::story;
