@@ -62,7 +62,8 @@ pub async fn operations(broker: &Broker) -> Result<Found, Error> {
         .filter_map(|(name, child)| match (InstanceId::from_str(&name), child) {
             (Ok(id), Child::Leaf(entry)) => Some((id, entry)),
             _ => {
-                tracing::warn!(
+                // Not a warning: every run comes by here again.
+                tracing::debug!(
                     name,
                     "what stands among the operations is not one; it is left alone"
                 );

@@ -64,10 +64,14 @@ pub(super) async fn leaves_or_stays_aside(
         return;
     };
     if !retired.contains(&node) {
-        tracing::warn!(
-            instance = %id, %node, cell = %guid, state = ?status.state,
-            "no record names this node: its cell stops it and keeps its data aside, for an operator to judge"
-        );
+        let text =
+            "no record names this node: its cell stops it and keeps its data aside, for an operator to judge";
+        // Its cell has warned when it set the node aside, and every round comes by here again.
+        if status.state == NodeState::Quarantined {
+            tracing::info!(instance = %id, %node, cell = %guid, state = ?status.state, "{text}");
+        } else {
+            tracing::warn!(instance = %id, %node, cell = %guid, state = ?status.state, "{text}");
+        }
         return;
     }
     if status.state == NodeState::Stopping {

@@ -77,21 +77,23 @@ async fn allocation(run: &Run<'_>, id: &InstanceId, entry: &Entry, was_ours: boo
         return Ok(());
     }
     let Ok(port) = entry.value.trim().parse::<Port>() else {
-        tracing::warn!(instance = %id, value = entry.value, "an allocation is not a port; it is left alone");
+        // Not a warning: every round comes by here again.
+        tracing::info!(instance = %id, value = entry.value, "an allocation is not a port; it is left alone");
         return Ok(());
     };
     if ports::adopt(store, id.as_str(), port).await? {
-        // It may have been a deprovisioned instance's, which a later look finds; a port that is owned is never handed out.
+        // A deprovisioned instance's is removed while its tombstone is there. Later nobody can tell it from an older router's,
+        // which is a contract with a user; so its port stays owned, and is never handed out, until an operator deletes both.
         run.mended(
             id,
             &format!("port {port} was adopted"),
-            "an older router's allocation had no owner",
+            "an allocation had no owner, and nothing says that it is not an older router's",
         );
         return Ok(());
     }
     let owner = store.get(&keyspace::port(port), Read::Quorum).await?;
     let owner = owner.map(|owner| owner.value).unwrap_or_default();
-    tracing::warn!(instance = %id, %port, owner, "an allocation without a record has another's port; it is left alone");
+    tracing::info!(instance = %id, %port, owner, "an allocation without a record has another's port; it is left alone");
     Ok(())
 }
 
