@@ -6,7 +6,7 @@
 
 mod removal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
 
@@ -92,7 +92,7 @@ pub async fn act(
         // Who has to be removed may be on a cell that is missing.
         let removes = effects.iter().any(|effect| matches!(effect, Effect::Remove(_)));
         let listed = if removes {
-            list_cells(broker).await?
+            list_cells(broker, scene.record).await?
         } else {
             Finding::Cells(broker.settings.known_cells.list(&*broker.store).await?, None)
         };
@@ -163,7 +163,7 @@ async fn carry_out(
     let (store, settings, record) = (&*broker.store, &broker.settings, scene.record);
     let id = &record.instance_id;
     Ok(match effect {
-        Effect::ListCells => list_cells(broker).await?,
+        Effect::ListCells => list_cells(broker, record).await?,
         Effect::ClaimPort(port) => {
             let misses = match record.port {
                 PortClaim::Candidate { misses, .. } => misses,
@@ -271,23 +271,32 @@ async fn carry_out(
 }
 
 /// The cells that are there, and the roll.
-async fn list_cells(broker: &Broker) -> Result<Finding, Error> {
-    let (cells, roll) = call_roll(broker).await?;
+async fn list_cells(broker: &Broker, record: &Record) -> Result<Finding, Error> {
+    let named = record.nodes.values().map(|node| node.cell.clone()).collect();
+    let (cells, roll) = call_roll(broker, &named).await?;
     Ok(Finding::Cells(cells, Some(roll)))
 }
 
 /// Lists the cells, and writes down since when others are missing. To be called now and then, also while no instance needs
-/// it: the roll must know a cell before it is missing.
+/// it: the roll must know a cell before it is missing. `named` are the cells of the record that this is for.
 ///
 /// # Errors
 /// When etcd cannot be read or written.
-pub async fn call_roll(broker: &Broker) -> Result<(Vec<Cell>, Roll), StoreError> {
+pub async fn call_roll(broker: &Broker, named: &BTreeSet<CellGuid>) -> Result<(Vec<Cell>, Roll), StoreError> {
     let (store, settings) = (&*broker.store, &broker.settings);
     let entry = roll::open(store).await?;
     let cells = settings.known_cells.list(store).await?;
     let alive = cells.iter().filter(|cell| cell.view.is_alive());
     let alive = alive.map(|cell| cell.view.guid.clone()).collect();
-    let roll = roll::call(store, entry, &alive, broker.clock.now(), settings.replace_after).await?;
+    let roll = roll::call(
+        store,
+        entry,
+        &alive,
+        named,
+        broker.clock.now(),
+        settings.replace_after,
+    )
+    .await?;
     Ok((cells, roll))
 }
 

@@ -12,7 +12,7 @@ mod remains;
 mod settled;
 mod survey;
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use futures_util::{StreamExt, future::ready, stream};
 use uuid::Uuid;
@@ -49,7 +49,7 @@ pub struct Found {
 /// # Errors
 /// When the operations cannot be listed. What is wrong with a single instance is logged, and does not keep the others.
 pub async fn operations(broker: &Broker) -> Result<Found, Error> {
-    if let Err(error) = act::call_roll(broker).await {
+    if let Err(error) = act::call_roll(broker, &BTreeSet::new()).await {
         tracing::warn!(%error, "it is not known which cells are there");
     }
     let marked = broker

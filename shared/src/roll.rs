@@ -2,8 +2,10 @@
 //! operator has declared destroyed.
 //!
 //! **Guarantees.** A cell counts as missing for as long as that was *watched*: when nobody has looked for a while (brokers or
-//! etcd were away), the time starts over. A cell that sends heartbeats is neither missing nor destroyed.
-//! **Assumes.** Somebody calls the roll now and then while all is well, so that it knows cells before they are missing.
+//! etcd were away), the time starts over. A cell that sends heartbeats is neither missing nor destroyed. One that has been
+//! missing for long is forgotten, destroyed or not, when no record has named it for [`FORGOTTEN_AFTER`].
+//! **Assumes.** Somebody calls the roll now and then while all is well, so that it knows cells before they are missing; and
+//! reconcile comes to each record that names a missing cell within that time.
 //! **Caveats.** A cell that never sent a heartbeat, known by configuration only, is not on it and never missing.
 
 use std::{
@@ -21,8 +23,12 @@ use crate::{
     store::{Entry, Read, Store, StoreError},
 };
 
-/// A cell that has been missing for longer does not count any more when it is asked whether many are missing.
+/// A cell that has been missing for longer does not count any more when it is asked whether many are missing. To look for it
+/// as often as this is to watch it: nothing hangs on a minute any more.
 const LATELY: SignedDuration = SignedDuration::from_hours(24);
+
+/// How long a cell must be missing, and named by no record, before it is forgotten.
+const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// How often a lost compare-and-swap of an operator's declaration is tried again.
 const TRIES: usize = 5;
@@ -45,6 +51,16 @@ pub struct Presence {
     /// When an operator declared it destroyed, with all that was on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destroyed: Option<Timestamp>,
+    /// When a missing cell was last named by a record, or first missed. Kept up to date to a day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<Timestamp>,
+}
+
+impl Presence {
+    fn missed(&mut self, now: Timestamp) {
+        self.missing_since = Some(now);
+        self.needed = Some(now);
+    }
 }
 
 impl Roll {
@@ -86,35 +102,62 @@ impl Roll {
         missing.count() * 3 > there.len()
     }
 
-    /// The roll after a look that found these cells alive. `patience` is how long nobody may have looked.
+    /// The roll after a look that found these cells `alive`, for a record that names these, or none. `patience` is how long
+    /// nobody may have looked for a cell that is missing lately.
     #[must_use]
-    pub fn after_a_look(&self, alive: &BTreeSet<CellGuid>, now: Timestamp, patience: SignedDuration) -> Self {
+    pub fn after_a_look(
+        &self,
+        alive: &BTreeSet<CellGuid>,
+        named: &BTreeSet<CellGuid>,
+        now: Timestamp,
+        patience: SignedDuration,
+    ) -> Self {
         // Observers' clocks differ a little: a look somewhat in the future is one of another observer.
-        let unwatched = now.duration_since(self.looked).abs() > patience;
+        let unwatched_for = now.duration_since(self.looked).abs();
+        let is_out_of_service = |since| self.looked.duration_since(since) > LATELY;
         let mut next = self.clone();
         for (guid, presence) in &mut next.cells {
             if alive.contains(guid) {
                 *presence = Presence::default();
-            } else if unwatched || presence.missing_since.is_none() {
-                presence.missing_since = Some(now);
+                continue;
+            }
+            let patience = match presence.missing_since {
+                Some(since) if is_out_of_service(since) => LATELY,
+                _ => patience,
+            };
+            if presence.missing_since.is_none() || unwatched_for > patience {
+                presence.missed(now);
+            }
+            let needed = presence.needed.get_or_insert(now);
+            if named.contains(guid) && now.duration_since(*needed) > LATELY {
+                *needed = now;
             }
         }
+        let is_needed = |needed| now.duration_since(needed) <= FORGOTTEN_AFTER;
+        next.cells
+            .retain(|_, presence| presence.needed.is_none_or(is_needed));
         for guid in alive {
             next.cells.entry(guid.clone()).or_default();
         }
         // A clock that was far ahead is not followed, otherwise nothing would be watched until the others are there.
-        next.looked = if unwatched { now } else { now.max(self.looked) };
+        next.looked = if unwatched_for > patience {
+            now
+        } else {
+            now.max(self.looked)
+        };
         next
     }
 
     /// Whether it is worth writing: something is different, or a cell is missing and must be seen to be watched.
     fn is_news(&self, before: &Self, patience: SignedDuration) -> bool {
-        let somebody_is_missing = self
-            .cells
-            .values()
-            .any(|presence| presence.missing_since.is_some() && presence.destroyed.is_none());
-        self.cells != before.cells
-            || (somebody_is_missing && self.looked.duration_since(before.looked) > patience / 4)
+        let is_lately = |since: Timestamp| before.looked.duration_since(since) <= LATELY;
+        let missing = self.cells.values().filter_map(|presence| {
+            let since = presence.missing_since?;
+            let is_watched = presence.destroyed.is_none() && is_lately(since);
+            Some(if is_watched { patience } else { LATELY })
+        });
+        let unseen_for = self.looked.duration_since(before.looked);
+        self.cells != before.cells || missing.min().is_some_and(|patience| unseen_for > patience / 4)
     }
 }
 
@@ -130,7 +173,7 @@ pub async fn open(store: &dyn Store) -> Result<Option<Entry>, StoreError> {
 /// cell must be missing before its nodes are replaced; of that, nobody may have looked for half at most.
 ///
 /// `entry` is what [`open`] found before the look: what was written since then, an operator's declaration above all, is
-/// newer than the look and stays.
+/// newer than the look and stays. `named` are the cells of the record that the look is for.
 ///
 /// # Errors
 /// When etcd cannot be written.
@@ -138,31 +181,38 @@ pub async fn call(
     store: &dyn Store,
     entry: Option<Entry>,
     alive: &BTreeSet<CellGuid>,
+    named: &BTreeSet<CellGuid>,
     now: Timestamp,
     replace_after: Duration,
 ) -> Result<Roll, StoreError> {
     let patience = SignedDuration::try_from(replace_after).unwrap_or(SignedDuration::MAX) / 2;
     let before = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
-    let roll = before.after_a_look(alive, now, patience);
+    let roll = before.after_a_look(alive, named, now, patience);
     if roll.is_news(&before, patience) {
-        let value = serde_json::to_string(&roll).unwrap_or_default();
-        let written = match &entry {
-            Some(entry) => {
-                store
-                    .compare_and_swap(keyspace::CELL_ROLL, &value, entry.index, None)
-                    .await
-            }
-            None => store.create(keyspace::CELL_ROLL, &value, None).await,
-        };
-        match written {
-            // Somebody else has looked or declared a cell destroyed meanwhile; if nobody's look was written, the next is.
-            Ok(_)
-            | Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {
-            }
-            Err(error) => return Err(error),
-        }
+        // If nobody's look was written, the next is.
+        write(store, entry.as_ref(), &roll).await?;
     }
     Ok(roll)
+}
+
+/// Writes the roll over what was read. Answers whether it certainly was written: somebody else may have been faster.
+async fn write(store: &dyn Store, read: Option<&Entry>, roll: &Roll) -> Result<bool, StoreError> {
+    let value = serde_json::to_string(roll).unwrap_or_default();
+    let written = match read {
+        Some(entry) => {
+            store
+                .compare_and_swap(keyspace::CELL_ROLL, &value, entry.index, None)
+                .await
+        }
+        None => store.create(keyspace::CELL_ROLL, &value, None).await,
+    };
+    match written {
+        Ok(_) => Ok(true),
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// What cannot be understood is written anew. Time is lost, and operators' declarations, which they must make again.
@@ -192,22 +242,13 @@ pub async fn declare_destroyed(store: &dyn Store, cell: &CellGuid, now: Timestam
         }
         let mut roll = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
         let presence = roll.cells.entry(cell.clone()).or_default();
-        presence.missing_since.get_or_insert(now);
+        if presence.missing_since.is_none() {
+            presence.missed(now);
+        }
         presence.destroyed.get_or_insert(now);
-        let value = serde_json::to_string(&roll).unwrap_or_default();
-        let written = match entry {
-            Some(entry) => {
-                store
-                    .compare_and_swap(keyspace::CELL_ROLL, &value, entry.index, None)
-                    .await
-            }
-            None => store.create(keyspace::CELL_ROLL, &value, None).await,
-        };
-        match written {
-            Ok(_) => return Ok(()),
-            // The same declaration twice is one: after a lost answer it is simply made again.
-            Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {}
-            Err(error) => return Err(error.into()),
+        // The same declaration twice is one: after a lost answer it is simply made again.
+        if write(store, entry.as_ref(), &roll).await? {
+            return Ok(());
         }
     }
     Err(Error::Concurrency(
@@ -220,6 +261,9 @@ mod tests {
     use super::*;
 
     const PATIENCE: SignedDuration = SignedDuration::from_secs(150);
+    const NOBODYS: BTreeSet<CellGuid> = BTreeSet::new();
+    const HOUR: i64 = 60 * 60;
+    const DAY: i64 = 24 * HOUR;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -234,15 +278,15 @@ mod tests {
     }
 
     fn six() -> Roll {
-        Roll::empty(at(0)).after_a_look(&alive(&["a", "b", "c", "d", "e", "f"]), at(0), PATIENCE)
+        Roll::empty(at(0)).after_a_look(&alive(&["a", "b", "c", "d", "e", "f"]), &NOBODYS, at(0), PATIENCE)
     }
 
     #[test]
     fn a_cell_is_missing_since_the_first_look_without_it_until_it_is_back() {
-        let roll = six().after_a_look(&alive(&["a", "b", "c", "d", "e"]), at(10), PATIENCE);
-        let later = roll.after_a_look(&alive(&["a", "b", "c", "d", "e"]), at(100), PATIENCE);
+        let roll = six().after_a_look(&alive(&["a", "b", "c", "d", "e"]), &NOBODYS, at(10), PATIENCE);
+        let later = roll.after_a_look(&alive(&["a", "b", "c", "d", "e"]), &NOBODYS, at(100), PATIENCE);
         assert_eq!(later.missing_since(&guid("f")), Some(at(10)));
-        let back = later.after_a_look(&alive(&["a", "f"]), at(110), PATIENCE);
+        let back = later.after_a_look(&alive(&["a", "f"]), &NOBODYS, at(110), PATIENCE);
         assert_eq!(back.missing_since(&guid("f")), None);
         assert_eq!(back.missing_since(&guid("b")), Some(at(110)));
         assert_eq!(back.missing_since(&guid("stranger")), None);
@@ -251,10 +295,10 @@ mod tests {
     #[test]
     fn time_in_which_nobody_looked_does_not_count() {
         let five = alive(&["a", "b", "c", "d", "e"]);
-        let roll = six().after_a_look(&five, at(10), PATIENCE);
-        let after_an_outage = roll.after_a_look(&five, at(1000), PATIENCE);
+        let roll = six().after_a_look(&five, &NOBODYS, at(10), PATIENCE);
+        let after_an_outage = roll.after_a_look(&five, &NOBODYS, at(1000), PATIENCE);
         assert_eq!(after_an_outage.missing_since(&guid("f")), Some(at(1000)));
-        let looked_far_ahead = after_an_outage.after_a_look(&five, at(20), PATIENCE);
+        let looked_far_ahead = after_an_outage.after_a_look(&five, &NOBODYS, at(20), PATIENCE);
         assert_eq!(looked_far_ahead.missing_since(&guid("f")), Some(at(20)));
         assert_eq!(looked_far_ahead.looked, at(20));
     }
@@ -263,7 +307,7 @@ mod tests {
     fn observers_whose_clocks_differ_a_little_watch_together() {
         let five = alive(&["a", "b", "c", "d", "e"]);
         let ahead = 5;
-        let mut roll = six().after_a_look(&five, at(10 + ahead), PATIENCE);
+        let mut roll = six().after_a_look(&five, &NOBODYS, at(10 + ahead), PATIENCE);
         for (case, clock, looked) in [
             ("behind, at the same moment", 10, 15),
             ("behind, still before the last look", 12, 15),
@@ -273,7 +317,7 @@ mod tests {
             ("behind, right after", 171, 175),
             ("behind, after most of the patience", 320, 320),
         ] {
-            roll = roll.after_a_look(&five, at(clock), PATIENCE);
+            roll = roll.after_a_look(&five, &NOBODYS, at(clock), PATIENCE);
             assert_eq!(roll.missing_since(&guid("f")), Some(at(15)), "{case}");
             assert_eq!(roll.looked, at(looked), "{case}");
         }
@@ -281,7 +325,7 @@ mod tests {
 
     #[test]
     fn more_than_a_third_is_many() {
-        let roll = |there: &[&str]| six().after_a_look(&alive(there), at(10), PATIENCE);
+        let roll = |there: &[&str]| six().after_a_look(&alive(there), &NOBODYS, at(10), PATIENCE);
         assert!(!roll(&["a", "b", "c", "d"]).many_are_missing(at(11)));
         let half = roll(&["a", "b", "c"]);
         assert!(half.many_are_missing(at(11)));
@@ -302,7 +346,7 @@ mod tests {
             alive(&["a", "b", "c", "d", "e"]),
         );
         let look = |roll: &Roll, there, seconds| {
-            let next = roll.after_a_look(there, at(seconds), PATIENCE);
+            let next = roll.after_a_look(there, &NOBODYS, at(seconds), PATIENCE);
             let news = next.is_news(roll, PATIENCE);
             (next, news)
         };
@@ -318,7 +362,59 @@ mod tests {
         let mut roll = six();
         roll.cells.get_mut(&guid("f")).unwrap().destroyed = Some(at(1));
         assert!(roll.is_destroyed(&guid("f")) && !roll.is_destroyed(&guid("a")));
-        let back = roll.after_a_look(&alive(&["f"]), at(2), PATIENCE);
+        let back = roll.after_a_look(&alive(&["f"]), &NOBODYS, at(2), PATIENCE);
         assert!(!back.is_destroyed(&guid("f")));
+    }
+
+    /// The roll, and how often it was written, after looks every half minute without cell f.
+    fn without_f(mut roll: Roll, from: i64, to: i64) -> (Roll, usize) {
+        let mut written = 0;
+        for seconds in (from..to).step_by(30) {
+            let next = roll.after_a_look(
+                &alive(&["a", "b", "c", "d", "e"]),
+                &NOBODYS,
+                at(seconds),
+                PATIENCE,
+            );
+            if next.is_news(&roll, PATIENCE) {
+                written += 1;
+                roll = next;
+            }
+        }
+        (roll, written)
+    }
+
+    #[test]
+    fn a_cell_that_is_out_of_service_is_watched_with_few_writes() {
+        let (roll, often) = without_f(six(), 10, DAY + HOUR);
+        assert!(often > 500, "{often}");
+        let (roll, seldom) = without_f(roll, DAY + 2 * HOUR, 11 * DAY);
+        assert!((30..60).contains(&seldom), "{seldom}");
+        assert_eq!(roll.missing_since(&guid("f")), Some(at(10)));
+        let (roll, _) = without_f(roll, 13 * DAY, 13 * DAY + 1);
+        let since = roll.missing_since(&guid("f"));
+        assert_eq!(since, Some(at(13 * DAY)), "nobody looked for two days");
+        let back = roll.after_a_look(&alive(&["f"]), &NOBODYS, at(13 * DAY + 1), PATIENCE);
+        assert_eq!(back.cells[&guid("f")], Presence::default());
+    }
+
+    #[test]
+    fn a_cell_that_no_record_names_is_forgotten_when_it_was_missing_for_thirty_days() {
+        for destroyed in [false, true] {
+            let (mut roll, _) = without_f(six(), 10, DAY + HOUR);
+            roll.cells.get_mut(&guid("f")).unwrap().destroyed = destroyed.then(|| at(DAY));
+            let (before, _) = without_f(roll.clone(), DAY + HOUR, 30 * DAY);
+            assert!(before.cells.contains_key(&guid("f")));
+            let (after, _) = without_f(before, 30 * DAY, 30 * DAY + HOUR);
+            assert!(!after.cells.contains_key(&guid("f")));
+            assert_eq!(after.cells.len(), 5);
+            for day in 2..70 {
+                let five = alive(&["a", "b", "c", "d", "e"]);
+                roll = roll.after_a_look(&five, &NOBODYS, at(day * DAY - 12 * HOUR), PATIENCE);
+                roll = roll.after_a_look(&five, &alive(&["f"]), at(day * DAY), PATIENCE);
+            }
+            assert_eq!(roll.missing_since(&guid("f")), Some(at(10)), "a record names it");
+            assert_eq!(roll.is_destroyed(&guid("f")), destroyed);
+        }
     }
 }

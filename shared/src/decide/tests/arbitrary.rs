@@ -273,6 +273,7 @@ fn rolls() -> impl Strategy<Value = Roll> {
         let presence = |(missing_since, destroyed): (Option<Timestamp>, bool)| Presence {
             missing_since,
             destroyed: missing_since.filter(|_| destroyed),
+            needed: None,
         };
         Roll {
             looked: at(0),
