@@ -6,7 +6,7 @@ use super::{Owner, owner};
 use crate::{
     ids::Port,
     keyspace,
-    record::{Operation, OperationState, Record},
+    record::{Operation, OperationKind, OperationState, Record},
     store::{Child, Read, Store, StoreError},
 };
 
@@ -60,16 +60,18 @@ pub async fn adopt(store: &dyn Store, id: &str, port: Port) -> Result<bool, Stor
 
 /// Whether an instance's allocation of another port is an older router's, which may not have been adopted yet. Without an
 /// owner it is, unless there is a sign that this broker wrote allocations under this id: an operation of this life that
-/// has succeeded, through the public port, or a tombstone of an earlier life.
+/// has succeeded, through the public port, or an update, however it ended, which only follows such a one; or a tombstone of
+/// an earlier life.
 pub(super) async fn is_legacy(store: &dyn Store, record: &Record, port: Port) -> Result<bool, StoreError> {
     let id = &record.instance_id;
     if let Some((owner, _)) = owner(store, port).await? {
         return Ok(owner == Owner::Legacy(id.clone()));
     }
-    let succeeded = |last: &Operation| last.state == OperationState::Succeeded;
-    if record.last_operation.as_ref().is_some_and(succeeded)
-        || store.get(&keyspace::tombstone(id), Read::Quorum).await?.is_some()
-    {
+    let once_stood = |operation: &Operation| {
+        operation.state == OperationState::Succeeded || operation.kind == OperationKind::Update
+    };
+    let mut operations = record.operation.iter().chain(&record.last_operation);
+    if operations.any(once_stood) || store.get(&keyspace::tombstone(id), Read::Quorum).await?.is_some() {
         return Ok(false);
     }
     adopt(store, id.as_str(), port).await

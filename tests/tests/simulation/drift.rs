@@ -11,7 +11,7 @@ use shared::{
     keyspace,
     ports::owner_value,
     reconcile::drift::SLICE,
-    record::{OperationState, Record, State},
+    record::{OperationKind, OperationState, Record, State},
     store::Read,
 };
 use tests::simulation::{Accident, Fate, Layout, Process, World, audit, instance, now};
@@ -122,6 +122,21 @@ fn a_lost_allocation_and_a_lost_owner_key_are_written_again() {
     assert_mended(&world, 2);
     set(&world, &keyspace::port(port(&record)), "quarantine");
     assert_mended(&world, 1);
+}
+
+#[test]
+fn a_wrong_allocation_is_this_brokers_also_after_an_update_that_failed() {
+    let (world, mut record) = settled();
+    let last = record.last_operation.as_mut().unwrap();
+    (last.kind, last.state) = (OperationKind::Update, OperationState::Failed);
+    set(&world, &keyspace::record(&id()), &record.to_json());
+    set(&world, &keyspace::allocation(&id()), "30050");
+    assert_eq!(mend(&world), 1);
+    assert_eq!(
+        get(&world, &keyspace::allocation(&id())).unwrap(),
+        port(&record).to_string()
+    );
+    assert_eq!(get(&world, "/routing/ports/30050"), None);
 }
 
 #[test]
