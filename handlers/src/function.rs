@@ -11,7 +11,7 @@ use lambda_http::{
     service_fn,
 };
 use serde_json::Value;
-use shared::config::Config;
+use shared::config::{Config, ConfigError, ScheduledConfig};
 use tracing_subscriber::EnvFilter;
 
 use crate::{app::App, front_door, reconcile, routes::Route};
@@ -21,7 +21,7 @@ use crate::{app::App, front_door, reconcile, routes::Route};
 /// # Errors
 /// When the configuration is not usable, or the runtime API goes away.
 pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
-    let app = prepare()?;
+    let app = prepare(|| Config::load(None))?;
     lambda_http::run(service_fn(move |request: Request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, std::convert::Infallible>(front_door::pass(&app, route, request).await) }
@@ -34,7 +34,7 @@ pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
 /// # Errors
 /// As [`run`].
 pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
-    let app = prepare()?;
+    let app = prepare(|| Ok(ScheduledConfig::load(None)?.config))?;
     lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
         let app = Arc::clone(&app);
         async move { reconcile::handle(&app).await.map_err(lambda_http::Error::from) }
@@ -42,11 +42,11 @@ pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
     .await
 }
 
-fn prepare() -> Result<Arc<App>, lambda_http::Error> {
+fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<App>, lambda_http::Error> {
     tracing_subscriber::fmt()
         .json()
         .with_env_filter(EnvFilter::new("info"))
         .with_current_span(false)
         .init();
-    Ok(Arc::new(App::new(Config::load(None)?)?))
+    Ok(Arc::new(App::new(load()?)?))
 }

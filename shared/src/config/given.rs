@@ -12,7 +12,7 @@ use super::{
     environment::{self, Environment},
     error::{ConfigError, Place},
     kvstore::{self, KvStore},
-    operations::{self, Operations},
+    operations,
     ports::{self, Ports},
     router::{self, Router},
     secrets::{self, Secrets},
@@ -78,7 +78,7 @@ pub(super) struct Sections {
     pub(super) kvstore: KvStore,
     pub(super) catalog: Result<Catalog, ConfigError>,
     pub(super) ports: Ports,
-    pub(super) operations: Operations,
+    pub(super) operations: operations::Read,
     pub(super) cell: cell::Read,
     pub(super) secrets: Secrets,
 }

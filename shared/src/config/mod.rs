@@ -80,6 +80,13 @@ pub struct Config {
     pub master_keys: MasterKeys,
 }
 
+/// What the function needs that a schedule starts: the same as the broker, and time enough between two of its runs.
+#[derive(Debug)]
+pub struct ScheduledConfig {
+    /// Everything.
+    pub config: Config,
+}
+
 /// What a cell's process needs.
 #[derive(Debug)]
 pub struct CellConfig {
@@ -135,7 +142,7 @@ macro_rules! load {
     )*};
 }
 
-load!(Config, CellConfig, RouterConfig, StoreConfig);
+load!(Config, ScheduledConfig, CellConfig, RouterConfig, StoreConfig);
 
 impl Config {
     fn of(given: &Given) -> Result<Self, ConfigError> {
@@ -156,8 +163,17 @@ impl Config {
             kvstore: all.kvstore,
             catalog: all.catalog?,
             ports: all.ports,
-            operations: all.operations,
+            operations: all.operations.operations,
             master_keys: all.secrets.resolve(&given.environment)?,
+        })
+    }
+}
+
+impl ScheduledConfig {
+    fn of(given: &Given) -> Result<Self, ConfigError> {
+        given.read()?.operations.on_schedule?;
+        Ok(Self {
+            config: Config::of(given)?,
         })
     }
 }

@@ -20,6 +20,17 @@ pub struct Operations {
     pub replace_after: Duration,
 }
 
+/// The least `replace_after` where nobody but a schedule looks at the cells. A cell is missing only for as long as somebody
+/// looks at least twice in that time ([`crate::roll`]); the schedule runs once a minute (template.yaml), at times some
+/// seconds late.
+const LEAST_ON_SCHEDULE: Duration = Duration::from_secs(150);
+
+/// What the section says, and what is wrong with it for a function that a schedule starts.
+pub(super) struct Read {
+    pub(super) operations: Operations,
+    pub(super) on_schedule: Result<(), ConfigError>,
+}
+
 pub(super) const KEYS: &[&str] = &[
     "provision",
     "update",
@@ -28,12 +39,28 @@ pub(super) const KEYS: &[&str] = &[
     "replace_after",
 ];
 
-pub(super) fn read(section: &mut Section<'_>) -> Result<Operations, ConfigError> {
-    Ok(Operations {
+pub(super) fn read(section: &mut Section<'_>) -> Result<Read, ConfigError> {
+    let mut on_schedule = Ok(());
+    let operations = Operations {
         provision: section.or("provision", Duration::from_mins(10), Value::seconds)?,
         update: section.or("update", Duration::from_mins(30), Value::seconds)?,
         deprovision: section.or("deprovision", Duration::from_mins(10), Value::seconds)?,
         tombstone_ttl: section.or("tombstone_ttl", Duration::from_hours(7 * 24), Value::seconds)?,
-        replace_after: section.or("replace_after", Duration::from_mins(5), Value::seconds)?,
+        replace_after: section.or("replace_after", Duration::from_mins(5), |value| {
+            let spot = value.spot.clone();
+            let seconds = value.seconds()?;
+            if seconds < LEAST_ON_SCHEDULE {
+                let least = LEAST_ON_SCHEDULE.as_secs();
+                on_schedule = Err(spot.error(format!(
+                    "must be at least {least}: the schedule looks at the cells once a minute, and none counts as missing \
+                     that is not looked for twice in that time"
+                )));
+            }
+            Ok(seconds)
+        })?,
+    };
+    Ok(Read {
+        operations,
+        on_schedule,
     })
 }

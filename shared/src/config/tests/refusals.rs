@@ -293,3 +293,31 @@ fn a_file_that_is_not_there_is_named() {
         "/no/such.yml: cannot be read: No such file or directory (os error 2)"
     );
 }
+
+#[test]
+fn a_schedule_needs_time_to_see_that_a_cell_is_missing() {
+    let on_schedule = |yaml: &str, variables: &[(&str, &str)]| {
+        let yaml = format!("{LEAST}{yaml}");
+        assert!(load_with(&yaml, variables).is_ok());
+        message(ScheduledConfig::parse("x.yml", &yaml, variables.iter().copied()))
+    };
+    let rule = "operations.replace_after: must be at least 150: the schedule looks at the cells once a minute, and none \
+                counts as missing that is not looked for twice in that time";
+    let variable = "PATRONI_BROKER_OPERATIONS_REPLACE_AFTER";
+    for (yaml, variables, expected) in [
+        ("", vec![], "no error".to_owned()),
+        (
+            "operations: {replace_after: 150}\n",
+            vec![],
+            "no error".to_owned(),
+        ),
+        (
+            "operations:\n  replace_after: 149\n",
+            vec![],
+            format!("x.yml:11: {rule}"),
+        ),
+        ("", vec![(variable, "60")], format!("{variable}: {rule}")),
+    ] {
+        assert_eq!(on_schedule(yaml, &variables), expected);
+    }
+}
