@@ -51,6 +51,7 @@ enum Finding {
     Replication(BTreeMap<String, String>),
     PortReleased,
     BindingsDropped,
+    Marked,
     Buried,
     Trouble(String),
 }
@@ -146,6 +147,7 @@ fn take_in(done: Vec<Result<Finding, Error>>, directory: &mut Directory, facts: 
             Ok(Finding::Replication(states)) => facts.replication = Some(states),
             Ok(Finding::PortReleased) => facts.port_released = true,
             Ok(Finding::BindingsDropped) => facts.bindings_dropped = true,
+            Ok(Finding::Marked) => facts.marked = true,
             Ok(Finding::Buried) => facts.gone = true,
             Ok(Finding::Trouble(text)) => facts.troubles.push(text),
         }
@@ -261,7 +263,7 @@ async fn carry_out(
         Effect::Bury => removal::bury(broker, scene).await?,
         Effect::Mark => {
             removal::mark(broker, record).await?;
-            Finding::Nothing
+            Finding::Marked
         }
         Effect::Unmark => {
             removal::unmark(broker, record).await?;

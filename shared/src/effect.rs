@@ -59,7 +59,7 @@ pub enum Effect {
     /// Write the tombstone, delete the record (on the index that was decided on), then what may be left: the marker and
     /// empty directories.
     Bury,
-    /// Write a marker, so that reconcile comes to this instance often: nodes are being replaced.
+    /// Write a marker, so that reconcile comes to this instance often: nodes are about to be replaced.
     Mark,
     /// Delete the marker: no operation is under way any more.
     Unmark,
@@ -103,6 +103,8 @@ pub struct Facts {
     pub port_released: bool,
     /// All bindings are gone.
     pub bindings_dropped: bool,
+    /// A marker is there.
+    pub marked: bool,
     /// The record is gone: this pass has deleted it, or somebody else has.
     pub gone: bool,
     /// Effects that failed otherwise, as sentences.

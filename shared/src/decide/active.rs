@@ -141,7 +141,11 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
     }
     departure::remove_leaving(record, situation, effects);
     match (situation.record.is_at_rest(), record.is_at_rest()) {
-        (true, false) => effects.push(Effect::Mark),
+        // The marker first, as for any operation: nobody would come soon to what a handler leaves that dies between the two.
+        (true, false) if !situation.facts.marked => {
+            record.clone_from(situation.record);
+            *effects = vec![Effect::Mark];
+        }
         (false, true) => effects.push(Effect::Unmark),
         _ => {}
     }

@@ -11,7 +11,7 @@ use shared::{
     roll::Roll,
     store::Read,
 };
-use tests::simulation::{Bug, Fate, Handler, Layout, Process, World, audit, now};
+use tests::simulation::{Accident, Bug, Fate, Handler, Layout, Process, World, audit, now};
 
 use crate::story::{id, kind, settle};
 
@@ -74,6 +74,37 @@ fn nodes_of_a_missing_cell_are_replaced_and_removed_when_it_is_back() {
         world.set_up(&lost, true);
         settle(&world);
         audit::assert_in_order(&world);
+    }
+}
+
+/// Whoever replaces a node dies before, or right after, one of its writes or calls; then nobody but the schedule comes by, which
+/// looks at what is marked and for no drift. Answers whether it came so far.
+fn replaces_after_a_crash(at: usize, dies: Accident) -> bool {
+    let (world, handler) = standing(2);
+    let lost = cells(&world)[0].clone();
+    world.set_up(&lost, false);
+    for _ in 0..LONG {
+        handler.ask(handler.reconcile()).unwrap().unwrap();
+        world.tick();
+    }
+    let unlucky = world.handler(Process::new("unlucky", Fate::Once(at, dies)));
+    let is_over = unlucky.ask(unlucky.advance(&id())).is_some();
+    let has_begun = cells(&world).len() > 2;
+    settle(&world);
+    assert!(
+        !has_begun || !cells(&world).contains(&lost),
+        "{:#?}",
+        world.record(&id())
+    );
+    assert!(!is_over || has_begun);
+    !is_over
+}
+
+#[test]
+fn a_replacement_goes_on_whose_handler_has_died() {
+    for dies in [Accident::DiesBefore, Accident::DiesAfter] {
+        let calls = (1..).take_while(|at| replaces_after_a_crash(*at, dies)).count();
+        assert!(calls > 3, "{calls}");
     }
 }
 

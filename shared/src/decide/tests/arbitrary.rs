@@ -319,7 +319,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         btree_map(select(ids), Just("why".to_owned()), 0..2),
         prepared,
         option::of(btree_map(names(), streams, 0..4)),
-        (any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     )
         .prop_map(
             |((cells, roll), port, started, removed, not_removed, prepared, replication, done)| Facts {
@@ -333,6 +333,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
                 replication,
                 port_released: done.0,
                 bindings_dropped: done.1,
+                marked: done.3,
                 gone: done.2,
                 troubles: vec![],
             },

@@ -30,6 +30,7 @@ fn missing(mut case: Case, names: &[&str], since: i64) -> Case {
         roll.cells.get_mut(&guid(name)).unwrap().missing_since = Some(at(since));
     }
     case.facts.roll = Some(roll);
+    case.facts.marked = true;
     case
 }
 
@@ -56,11 +57,16 @@ fn since_when_a_cell_is_missing_is_written_down_and_taken_back() {
 }
 
 #[test]
-fn the_replacement_comes_first_and_is_marked() {
+fn the_marker_comes_first_and_then_the_replacement() {
+    let unmarked = lost().with(|case| case.facts.marked = false);
+    let decision = unmarked.decide();
+    assert_eq!(
+        (&decision.record, &decision.effects),
+        (&unmarked.record, &vec![Effect::Mark])
+    );
     let decision = lost().decide();
     assert_eq!(new_nodes(&decision), 1);
     assert_eq!(decision.phase(2), Some(Phase::Running));
-    assert!(decision.has(&Effect::Mark));
     assert_eq!(decision.starts().len(), 1);
     assert_eq!(decision.removes(), []);
 }

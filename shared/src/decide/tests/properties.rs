@@ -273,7 +273,11 @@ proptest! {
             prop_assert!(!decision.record.is_at_rest());
         }
         if decision.has(&Effect::Mark) {
-            prop_assert!(case.record.is_at_rest() && !decision.record.is_at_rest());
+            prop_assert!(case.record.is_at_rest() && decision.effects.len() == 1);
+            prop_assert_eq!(&decision.record, &case.record);
+        }
+        if case.record.is_at_rest() && !decision.record.is_at_rest() {
+            prop_assert!(case.facts.marked);
         }
     }
 
@@ -374,7 +378,7 @@ fn every_kind_of_effect_and_end_comes_up() {
     };
     let mut runner = TestRunner::deterministic();
     let mut seen = BTreeSet::new();
-    for _ in 0..4_000 {
+    for _ in 0..8_000 {
         let case = cases().new_tree(&mut runner).unwrap().current();
         let decision = case.decide();
         for effect in &decision.effects {
