@@ -1,7 +1,8 @@
 //! The marker of an operation under way, at `/operations/<id>`: how reconcile finds instances that nobody polls.
 //!
 //! **Guarantees.** It is written before the record that it announces, so that no operation is ever without one for longer
-//! than it takes to notice a marker that says nothing true.
+//! than it takes to notice a marker that says nothing true. A deprovision that finds no instance leaves one too, for a minute:
+//! a provision that stood still before it announced itself sees that its time is over.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,9 @@ const GRACE: SignedDuration = SignedDuration::from_secs(60);
 /// How long an operation is left to the handler that accepted it. That one alone knows whether anything came of its first
 /// steps, and may take the operation back and say so. A cell whose machine is gone costs it two seconds.
 const HEAD_START: SignedDuration = SignedDuration::from_secs(4);
+
+/// Two requests that come within so long may be taken in any order.
+const AT_ONCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// The value of a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +64,13 @@ impl Marker {
     #[must_use]
     pub fn is_fresh(&self, now: Timestamp) -> bool {
         (SignedDuration::ZERO..HEAD_START).contains(&now.duration_since(self.since))
+    }
+
+    /// Whether it is that of a deprovision that came after a request which began then: nobody asks for what that one makes.
+    /// Requests that come within the same second are simultaneous, and clocks may differ by as much.
+    #[must_use]
+    pub fn ends_what_began(&self, began: Timestamp) -> bool {
+        self.kind == OperationKind::Deprovision && self.since.duration_since(began) > AT_ONCE
     }
 
     /// Whether its handler has had time enough to write the record.

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     act::{self, Directory, Scene},
-    advance::{Pass, advance},
+    advance::{Pass, advance_from, read_record},
     broker::Broker,
     decide::active,
     effect::Facts,
@@ -28,7 +28,8 @@ use crate::{
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::Tombstone,
+    record::{Record, Tombstone},
+    service::provision::withdraw,
     store::{Child, Entry, Read, Store, StoreError},
 };
 
@@ -71,11 +72,11 @@ pub async fn operations(broker: &Broker) -> Result<Found, Error> {
             }
         })
         .collect();
-    let passes = marked.into_iter().map(|(id, entry)| async move {
-        instance(broker, &id, &entry).await.unwrap_or_else(|error| {
     // Those that wait for a cell that hangs take long, and with many of them a run may not come to the others.
     let seed = broker.clock.random();
     marked.sort_by_cached_key(|(id, _)| Uuid::new_v5(&seed, id.as_str().as_bytes()));
+    let passes = marked.into_iter().map(|(id, entry)| async move {
+        instance(broker, &id, &entry).await.unwrap_or_else(|error| {
             let reason = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(instance = %id, %error, reason, "the operation could not be moved on; it is tried again");
             Found { in_progress: 0, waiting: 1 }
@@ -101,10 +102,20 @@ async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Fo
         in_progress: 0,
         waiting: 1,
     };
-    if Marker::parse(&marker.value).is_some_and(|marker| marker.is_fresh(broker.clock.now())) {
+    let parsed = Marker::parse(&marker.value);
+    if parsed.is_some_and(|marker| marker.is_fresh(broker.clock.now())) {
         return Ok(in_progress);
     }
-    match advance(broker, id).await? {
+    let pass = match read_record(broker, id).await? {
+        None => None,
+        Some(current) if parsed.is_some_and(|marker| is_taken_back(&current.record, &marker)) => {
+            let why = "it was asked for before a deprovision that found nothing, and its handler did not come to see that";
+            withdraw(broker, current, why).await?;
+            return Ok(waiting);
+        }
+        Some(current) => Some(advance_from(broker, current).await?),
+    };
+    match pass {
         Some(pass) if pass.is_gone() => Ok(Found::default()),
         Some(pass) if pass.record.operation.is_some() => Ok(in_progress),
         Some(pass) if pass.record.is_at_rest() => settle(broker, &pass).await.map(|()| waiting),
@@ -112,6 +123,15 @@ async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Fo
         Some(_) => Ok(waiting),
         None => sweep(broker, id, marker).await.map(|()| waiting),
     }
+}
+
+/// Whether the marker is that of a deprovision which came when this provision had not written its record yet, though it was
+/// on its way.
+fn is_taken_back(record: &Record, marker: &Marker) -> bool {
+    let operation = record.operation.as_ref();
+    settled::is_unaccepted(record)
+        && marker.incarnation != record.incarnation
+        && operation.is_some_and(|operation| marker.ends_what_began(operation.started))
 }
 
 /// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not

@@ -96,7 +96,15 @@ async fn mark(
 
 /// Announces a provision whose record is still to be written; answers the index of the marker, by which
 /// [`deprovision`](deprovision::deprovision) may take it back. Requests that come at once share one marker.
-async fn announce(broker: &Broker, id: &InstanceId, marker: &Marker) -> Result<Index, Error> {
+///
+/// # Errors
+/// `Concurrency` when a deprovision has been asked for since the request `began`; when etcd cannot be read or written.
+async fn announce(
+    broker: &Broker,
+    id: &InstanceId,
+    marker: &Marker,
+    began: Timestamp,
+) -> Result<Index, Error> {
     let (store, key) = (&*broker.store, keyspace::operation(id));
     for _ in 0..TRIES {
         match store.create(&key, &marker.to_json(), None).await {
@@ -110,7 +118,11 @@ async fn announce(broker: &Broker, id: &InstanceId, marker: &Marker) -> Result<I
         let is_alike = |other: Marker| {
             other.kind == OperationKind::Provision && marker.since.duration_since(other.since) < LATE
         };
-        if Marker::parse(&there.value).is_some_and(is_alike) {
+        let other = Marker::parse(&there.value);
+        if other.is_some_and(|other| other.ends_what_began(began)) {
+            return Err(stood_still());
+        }
+        if other.is_some_and(is_alike) {
             return Ok(there.index);
         }
         // One that an earlier life has left behind: it may be swept at any moment.
@@ -126,6 +138,14 @@ async fn announce(broker: &Broker, id: &InstanceId, marker: &Marker) -> Result<I
     Err(Error::Concurrency(
         "other requests about this instance are under way; try again".to_owned(),
     ))
+}
+
+/// The answer to a request that nobody waits for any more. To a client that does, it says what helps.
+fn stood_still() -> Error {
+    Error::Concurrency(
+        "the request stood still, and the instance may have been deprovisioned meanwhile; send it again"
+            .to_owned(),
+    )
 }
 
 /// Announces an operation again whose handler stood still between its marker and its record: meanwhile the marker may have

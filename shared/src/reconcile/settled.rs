@@ -40,7 +40,7 @@ pub(super) async fn mark_again(run: &Run<'_>, record: Record, index: Index) -> R
     if run.marker(&id).await?.is_some() {
         return Ok(());
     }
-    if record.operation.is_some() && is_unaccepted(&record) {
+    if is_unaccepted(&record) {
         let why = "its marker was withdrawn before it had begun, and its handler did not come to see that";
         let current = Current { record, index };
         if withdraw(run.broker, current, why).await? {
@@ -65,10 +65,13 @@ pub(super) async fn mark_again(run: &Run<'_>, record: Record, index: Index) -> R
 
 /// Whether a provision has not got to the point yet at which its handler looks whether its marker is still there. Nobody was
 /// told that it was accepted, and no cell was asked for anything.
-fn is_unaccepted(record: &Record) -> bool {
+pub(super) fn is_unaccepted(record: &Record) -> bool {
     let is_candidate = matches!(record.port, PortClaim::Candidate { .. });
     let is_assigned = |node: &Node| node.phase == Phase::Assigned;
-    is_candidate && record.last_operation.is_none() && record.nodes.values().all(is_assigned)
+    is_candidate
+        && record.operation.is_some()
+        && record.last_operation.is_none()
+        && record.nodes.values().all(is_assigned)
 }
 
 /// Compares everything with the record, and mends what differs.
@@ -86,10 +89,10 @@ pub(super) async fn check(run: &Run<'_>, seen: Seen<'_>, traces: &Traces) -> Res
     bindings(run, seen).await?;
     nodes::unknown_to_the_record(run, record, &traces.nodes).await?;
     nodes::unknown_to_their_cell(run, seen).await?;
+    settings(run, record).await?;
     let is_away = |cell| !run.survey.cells.contains_key(cell);
     let mut nodes = record.nodes.values();
     if nodes.any(|node| node.missing_since.is_some() || is_away(&node.cell)) {
-    settings(run, record).await?;
         advance(broker, &record.instance_id).await?;
     }
     Ok(())
@@ -215,9 +218,6 @@ async fn superfluous_ports(run: &Run<'_>, record: &Record, traces: &Traces) -> R
     Ok(())
 }
 
-async fn bindings(run: &Run<'_>, seen: Seen<'_>) -> Result<(), Error> {
-    let id = &seen.record.instance_id;
-    let directory = format!("{}/", keyspace::bindings(id));
 /// Patroni's dynamic configuration. A handler that stood still while the cluster grew may have made it quick again after all
 /// others had ended the operation.
 async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
@@ -243,6 +243,9 @@ async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
+async fn bindings(run: &Run<'_>, seen: Seen<'_>) -> Result<(), Error> {
+    let id = &seen.record.instance_id;
+    let directory = format!("{}/", keyspace::bindings(id));
     for (key, entry) in &seen.tree.leaves {
         let is_over = |binding: Binding| binding.instance_incarnation != seen.record.incarnation;
         if key.starts_with(&directory)

@@ -1,11 +1,13 @@
 //! `DELETE /v2/service_instances/:id`: takes an instance away (osb-reference.md, 7). It may come at any time.
 
+use jiff::Timestamp;
+
 use super::{Patience, TOO_OLD, TRIES, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
     error::Error,
-    ids::{Incarnation, InstanceId},
+    ids::{Incarnation, InstanceId, OperationId},
     keyspace,
     marker::Marker,
     record::{Operation, OperationKind, OperationState, Phase, Record, State},
@@ -47,14 +49,15 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
             // Whoever shared the marker that is gone takes back what it writes from now on.
-            let announced = match meant {
-                Some(Meant::Announced(_)) => None,
-                None | Some(Meant::Seen(_)) => withdraw(broker, &command.instance).await?,
+            let found = match meant {
+                Some(Meant::Announced(_)) => Found::Nothing,
+                None | Some(Meant::Seen(_)) => withdraw(broker, &command.instance, began).await?,
             };
-            let Some(announced) = announced else {
-                return Err(Error::Gone("there is no such instance".to_owned()));
-            };
-            meant.get_or_insert(Meant::Announced(announced));
+            match found {
+                Found::Nothing => return Err(Error::Gone("there is no such instance".to_owned())),
+                Found::Announced(life) => drop(meant.get_or_insert(Meant::Announced(life))),
+                Found::Moving => {}
+            }
             continue;
         };
         match *meant.get_or_insert(Meant::Seen(current.record.incarnation)) {
@@ -117,26 +120,60 @@ enum Meant {
     Announced(Incarnation),
 }
 
+/// What there is of an instance that has no record.
+enum Found {
+    /// Nothing, and whoever asked for one before stands back from now on.
+    Nothing,
+    /// This life was announced, and is not any more.
+    Announced(Incarnation),
+    /// Somebody else has just written there.
+    Moving,
+}
+
 /// Takes back what announces a provision whose record is not written yet: its handler may stand still, and when it goes on
-/// nobody would ask for the instance any more. Answers which life was announced, if any; then the record has to be looked
-/// for again, since it may have been written before the marker went.
+/// nobody would ask for the instance any more. The record has to be looked for again then, since it may have been written
+/// before the marker went.
+///
+/// Where nothing is announced a handler may stand still before it announces itself. So a marker says until it is swept when
+/// this deprovision `began`: provisions that began before it make nothing, later ones write over it. Should one of those come
+/// to nothing within that minute, an earlier one is not kept back any more.
 ///
 /// # Errors
 /// `Concurrency` when the marker changed under it and there may be an instance: its provision may have succeeded.
-async fn withdraw(broker: &Broker, id: &InstanceId) -> Result<Option<Incarnation>, Error> {
-    let key = keyspace::operation(id);
-    let Some(entry) = broker.store.get(&key, Read::Quorum).await? else {
-        return Ok(None);
+async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<Found, Error> {
+    let (store, key) = (&*broker.store, keyspace::operation(id));
+    let entry = store.get(&key, Read::Quorum).await?;
+    let marker = entry.as_ref().and_then(|entry| Marker::parse(&entry.value));
+    if let (Some(entry), Some(marker)) = (&entry, marker)
+        && marker.kind == OperationKind::Provision
+    {
+        return match store.compare_and_delete(&key, entry.index).await {
+            Ok(()) => Ok(Found::Announced(marker.incarnation)),
+            Err(StoreError::Missing { .. }) if read_record(broker, id).await?.is_none() => Ok(Found::Nothing),
+            Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Err(another()),
+            Err(error) => Err(error.into()),
+        };
+    }
+    if marker.is_some_and(|marker| marker.since >= began) {
+        return Ok(Found::Nothing);
+    }
+    let fence = Marker {
+        incarnation: Incarnation::from(broker.clock.random()),
+        operation: OperationId::from(broker.clock.random()),
+        kind: OperationKind::Deprovision,
+        since: began,
     };
-    // That of a deprovision leads to what it may have left behind.
-    let is_provision = |marker: &Marker| marker.kind == OperationKind::Provision;
-    let Some(marker) = Marker::parse(&entry.value).filter(is_provision) else {
-        return Ok(None);
+    let written = match &entry {
+        Some(entry) => {
+            store
+                .compare_and_swap(&key, &fence.to_json(), entry.index, None)
+                .await
+        }
+        None => store.create(&key, &fence.to_json(), None).await,
     };
-    match broker.store.compare_and_delete(&key, entry.index).await {
-        Ok(()) => Ok(Some(marker.incarnation)),
-        Err(StoreError::Missing { .. }) if read_record(broker, id).await?.is_none() => Ok(None),
-        Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Err(another()),
+    match written {
+        Ok(_) => Ok(Found::Nothing),
+        Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Ok(Found::Moving),
         Err(error) => Err(error.into()),
     }
 }

@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::try_join;
 
-use super::{Patience, TOO_OLD, announce, begin, mark, mark_if_late, operation_name, push, wait};
+use super::{
+    Patience, TOO_OLD, announce, begin, mark, mark_if_late, operation_name, push, stood_still, wait,
+};
 use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
     broker::Broker,
@@ -120,7 +122,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
     let first = walk.decide(&record);
     let marker = Marker::of(incarnation, &operation);
-    let announced = announce(broker, &command.instance, &marker).await?;
+    let announced = announce(broker, &command.instance, &marker, began).await?;
     if broker.clock.now().duration_since(began) > TOO_OLD {
         return Err(stood_still());
     }
@@ -154,14 +156,6 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         return Err(reason);
     }
     finish(broker, command, &operation).await
-}
-
-/// The answer to a request that nobody waits for any more. To a client that does, it says what helps.
-fn stood_still() -> Error {
-    Error::Concurrency(
-        "the request stood still, and the instance may have been deprovisioned meanwhile; send it again"
-            .to_owned(),
-    )
 }
 
 /// Writes the first record. `None`: there is one already, another's.

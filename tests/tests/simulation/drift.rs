@@ -185,21 +185,6 @@ fn what_an_instance_left_behind_is_removed() {
 }
 
 #[test]
-fn bindings_of_lives_that_are_over_are_removed() {
-    let (world, _) = settled();
-    let handler = kind(&world);
-    let name = tests::simulation::binding("b1");
-    handler.ask(handler.bind(&id(), &name)).unwrap().unwrap();
-    let ours = get(&world, &keyspace::binding(&id(), &name)).unwrap();
-    let mut theirs: serde_json::Value = serde_json::from_str(&ours).unwrap();
-    theirs["instance_incarnation"] = another_life().to_string().into();
-    let theirs_key = keyspace::binding(&id(), &tests::simulation::binding("b2"));
-    set(&world, &theirs_key, &theirs.to_string());
-    assert_mended(&world, 1);
-    assert_eq!(get(&world, &theirs_key), None);
-    assert_eq!(get(&world, &keyspace::binding(&id(), &name)), Some(ours));
-}
-#[test]
 fn settings_follow_the_plan() {
     let (world, _) = settled();
     let key = format!("{}/config", keyspace::scope(&id()));
@@ -255,6 +240,21 @@ fn settings_that_come_late_are_mended() {
     assert_eq!(late, 1);
 }
 
+#[test]
+fn bindings_of_lives_that_are_over_are_removed() {
+    let (world, _) = settled();
+    let handler = kind(&world);
+    let name = tests::simulation::binding("b1");
+    handler.ask(handler.bind(&id(), &name)).unwrap().unwrap();
+    let ours = get(&world, &keyspace::binding(&id(), &name)).unwrap();
+    let mut theirs: serde_json::Value = serde_json::from_str(&ours).unwrap();
+    theirs["instance_incarnation"] = another_life().to_string().into();
+    let theirs_key = keyspace::binding(&id(), &tests::simulation::binding("b2"));
+    set(&world, &theirs_key, &theirs.to_string());
+    assert_mended(&world, 1);
+    assert_eq!(get(&world, &theirs_key), None);
+    assert_eq!(get(&world, &keyspace::binding(&id(), &name)), Some(ours));
+}
 
 #[test]
 fn what_an_older_broker_left_is_adopted_and_never_removed() {
@@ -323,10 +323,10 @@ fn an_operation_without_a_marker_is_found() {
 }
 
 /// A provision is given up by its platform while the write that claims its instance is still on its way, and nobody is left
-/// who could see that it has come.
+/// who could see that it has come. The platform may ask for its end again.
 #[test]
 fn a_claim_that_comes_after_its_deprovision_is_taken_back() {
-    for late in [1, 20, 100] {
+    for (late, again) in [(1, false), (20, false), (100, false), (20, true), (100, true)] {
         let world = World::new(Layout::default());
         // After the mark that ports were adopted, and the marker.
         let claim = Fate::Once(3, Accident::ComesLate { seconds: late });
@@ -336,9 +336,18 @@ fn a_claim_that_comes_after_its_deprovision_is_taken_back() {
         let handler = kind(&world);
         let gone = handler.ask(handler.deprovision(&id())).unwrap();
         assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
+        if again {
+            world.pass(2);
+            let gone = handler.ask(handler.deprovision(&id())).unwrap();
+            assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
+        }
         world.pass(late + 1);
         assert!(world.record(&id()).is_some());
-        assert_eq!(mend(&world), 1);
+        if again {
+            handler.ask(handler.reconcile()).unwrap().unwrap();
+        } else {
+            assert_eq!(mend(&world), 1);
+        }
         settle(&world);
         assert_eq!(world.record(&id()), None);
         audit::assert_in_order(&world);

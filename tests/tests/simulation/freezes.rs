@@ -219,3 +219,40 @@ fn a_deprovision_of_an_unknown_id_that_wakes_up_late_leaves_alone_what_was_made_
     // Where the record comes before the marker goes, there is more to do than to remove the marker.
     assert!(runs > 4 * 6);
 }
+
+/// A provision stands still before it has announced itself; its platform gives it up and asks for a deprovision, which finds
+/// nothing. Half a minute later it would be too old anyway.
+#[test]
+fn a_provision_that_goes_on_after_its_deprovision_found_nothing_makes_nothing() {
+    for (at, before, after, times) in [
+        (1, 2, 0, 1),
+        (2, 2, 0, 1),
+        (2, 10, 10, 2),
+        (2, 27, 1, 1),
+        (2, 2, 200, 1),
+    ] {
+        let world = World::new(Layout::default());
+        let fate = Fate::Once(at, Accident::Freezes { seconds: None });
+        let frozen = world.handler(Process::new("frozen", fate));
+        let id = id();
+        let mut making: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(frozen.provision(&id, 2));
+        assert!(frozen.run(&mut making).is_none());
+        world.pass(before);
+        let handler = kind(&world);
+        for _ in 0..times {
+            let gone = handler.ask(handler.deprovision(&id)).unwrap();
+            assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
+        }
+        world.pass(after);
+        frozen.process().thaw();
+        let late = frozen.run(&mut making).unwrap();
+        assert!(matches!(late, Err(Error::Concurrency(_))), "{late:?}");
+        assert_eq!(world.record(&id), None);
+        // Whoever asks for it now does get it, and at once.
+        handler.ask(handler.provision(&id, 2)).unwrap().unwrap();
+        let last = handler.ask(handler.poll_to_the_end(&id)).unwrap().unwrap();
+        assert_eq!(last.state, OperationState::Succeeded, "{last:?}");
+        settle(&world);
+        audit::assert_in_order(&world);
+    }
+}
