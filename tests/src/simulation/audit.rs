@@ -63,6 +63,15 @@ pub fn violations(world: &World) -> Vec<String> {
         {
             wrong.push(format!("{other} and {} own port {port}", record.instance_id));
         }
+        for (id, runs, _) in &held {
+            let place = record.nodes.get(&id.node).map(|node| &node.cell);
+            if !runs && place == Some(&id.cell) && id.incarnation == record.incarnation {
+                wrong.push(format!(
+                    "{} has set {} aside, which its record names",
+                    id.cell, id.node
+                ));
+            }
+        }
         let has_data = held
             .iter()
             .any(|(id, _, data)| id.incarnation == record.incarnation && data.is_some());

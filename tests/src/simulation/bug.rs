@@ -29,6 +29,8 @@ pub enum Bug {
     CellTakesWhateverComes,
     /// 4.3: a cell does not read the record of what it runs.
     CellNeverLooksAgain,
+    /// 4.3: a cell looks at the record at a member of etcd that lags behind.
+    CellReadsStaleRecords,
     /// 4.4: a cell deletes nodes that no record names.
     CellDeletesStrangers,
     /// 4.4: a read that fails finds nothing.
@@ -43,22 +45,30 @@ pub enum Bug {
     OwnsPortsOfOthers,
     /// 5: the port counts as owned before its owner key is there.
     TakesPortsUnasked,
+    /// 4.2, 5: an allocation is written whoever has another one.
+    AllocatesForAnyLife,
+    /// 4.2, 5: the port of another life of the instance is handed back.
+    ReleasesForAnyLife,
     /// 5: two nodes are placed on one cell.
     PlacesTwoOnACell,
     /// 5: the leader is the one to leave.
     LetsTheLeaderGo,
+    /// 5: nodes go before they say that they must not lead any more.
+    RemovesBeforeTheTag,
     /// 5: nodes go before others stream.
     TakesMembersForStreaming,
     /// 5: nodes are replaced as soon as their cell is missed.
     ReplacesAtOnce,
     /// 5: nodes are replaced when many cells are missing.
     ReplacesThoughManyAreMissing,
+    /// 5: Patroni's keys are cleared and not looked at again.
+    LooksOnceAtTheScope,
     /// 5: an operation that takes too long goes on for ever.
     KnowsNoDeadline,
 }
 
 /// Those that come to light by chance. The others need a situation of their own.
-pub const BUGS: [Bug; 20] = [
+pub const BUGS: [Bug; 22] = [
     Bug::SwapsWithoutComparing,
     Bug::GoesOnAfterALostSwap,
     Bug::TakesSilenceForSuccess,
@@ -68,6 +78,7 @@ pub const BUGS: [Bug; 20] = [
     Bug::ForgetsRetiredNodes,
     Bug::CellTakesWhateverComes,
     Bug::CellNeverLooksAgain,
+    Bug::CellReadsStaleRecords,
     Bug::TakesAnErrorForAbsence,
     Bug::BootstrapsAgain,
     Bug::SilenceOfACellIsConsent,
@@ -79,6 +90,7 @@ pub const BUGS: [Bug; 20] = [
     Bug::TakesMembersForStreaming,
     Bug::ReplacesAtOnce,
     Bug::ReplacesThoughManyAreMissing,
+    Bug::LooksOnceAtTheScope,
 ];
 
 type Decide = fn(&Situation<'_>) -> Decision;
@@ -161,6 +173,31 @@ impl Bug {
                     .filter(|(_, node)| node.phase == Phase::Leaving);
                 let removes = leaving.map(|(id, _)| shared::effect::Effect::Remove(*id));
                 decision.effects.extend(removes);
+                decision
+            },
+            Self::RemovesBeforeTheTag => |situation| {
+                let mut cluster: Cluster = situation.cluster.clone();
+                for member in cluster.members.values_mut() {
+                    member.nofailover = true;
+                }
+                decide(&Situation {
+                    cluster: &cluster,
+                    ..*situation
+                })
+            },
+            Self::LooksOnceAtTheScope => |situation| {
+                let long_ago = Some(Timestamp::MIN);
+                let record = Record {
+                    scope_cleared: situation.record.scope_cleared.and(long_ago),
+                    ..situation.record.clone()
+                };
+                let mut decision = decide(&Situation {
+                    record: &record,
+                    ..*situation
+                });
+                if decision.record.scope_cleared == long_ago {
+                    decision.record.scope_cleared = situation.record.scope_cleared;
+                }
                 decision
             },
             Self::TakesMembersForStreaming => |situation| {

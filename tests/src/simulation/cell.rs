@@ -1,7 +1,7 @@
 //! A cell: which nodes it holds, and what it makes of the requests of handlers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use shared::{
     cell_api::Heartbeat,
-    ids::{CellGuid, NodeId},
+    ids::{CellGuid, InstanceId, NodeId},
     keyspace,
     record::{Node, Phase, Record, Tombstone},
     store::{Read, Store, StoreError},
@@ -23,6 +23,9 @@ use super::{
 };
 
 const HEARTBEAT_TTL: Duration = Duration::from_secs(30);
+const MEMBER_TTL: Duration = Duration::from_secs(30);
+/// How many looks a member of etcd may lag behind.
+const LAG: usize = 3;
 /// Seconds between two heartbeats.
 const BEAT: u64 = 10;
 /// Seconds between two looks of a cell at the record of a node that runs.
@@ -35,19 +38,25 @@ pub(super) struct Cell {
     pub(super) capacity: u32,
     /// Whether it runs and is reached.
     pub(super) up: bool,
+    /// Whether its API takes requests and never answers them.
+    pub(super) hangs: bool,
     pub(super) nodes: BTreeMap<NodeId, Held>,
     pub(super) retired: BTreeSet<NodeId>,
     /// Seconds that a node takes to stop.
-    /// Whether its API takes requests and never answers them.
-    pub(super) hangs: bool,
     pub(super) stopping_takes: u32,
     /// From when to when it was away.
     pub(super) outages: Vec<(Timestamp, Timestamp)>,
     pub(super) http: Option<SocketAddr>,
     pub(super) bug: Option<Bug>,
     pub(super) wrong: Vec<String>,
+    /// Member keys whose writes were under way when their Patronis were stopped.
+    last_words: Vec<String>,
+    /// What a member of etcd knows of records that lags behind, the oldest first.
+    lagging: Lagging,
     age: u64,
 }
+
+type Lagging = BTreeMap<InstanceId, VecDeque<Option<Record>>>;
 
 /// A node that a cell holds.
 #[derive(Debug)]
@@ -80,6 +89,7 @@ impl Cell {
             zone,
             capacity,
             up: true,
+            hangs: false,
             nodes: BTreeMap::new(),
             retired: BTreeSet::new(),
             stopping_takes: 0,
@@ -87,10 +97,11 @@ impl Cell {
             http: None,
             bug: None,
             wrong: Vec::new(),
+            last_words: Vec::new(),
+            lagging: Lagging::new(),
             age: 0,
         }
     }
-            hangs: false,
 
     /// How many nodes count against the capacity.
     pub(super) fn load(&self) -> u32 {
@@ -109,8 +120,12 @@ impl Cell {
 
     /// A second of its life.
     pub(super) fn turn(&mut self, store: &dyn Store, version: Version, fresh_system: &mut u64) {
+        let last_words = std::mem::take(&mut self.last_words);
         if !self.up {
             return;
+        }
+        for key in last_words {
+            now(store.set(&key, r#"{"state": "stopped"}"#, Some(MEMBER_TTL))).unwrap();
         }
         if self.age.is_multiple_of(BEAT) {
             self.beat(store);
@@ -133,7 +148,7 @@ impl Cell {
             }
             if (looks || held.nudged) && self.bug != Some(Bug::CellNeverLooksAgain) {
                 held.nudged = false;
-                look(store, held, self.bug);
+                look(store, held, self.bug, &mut self.lagging);
                 if held.life == (Life::Ends { left: 0 }) {
                     self.retired.insert(id);
                     continue;
@@ -198,15 +213,26 @@ impl Cell {
                 "the data of {node} was deleted and nothing names it as going"
             ));
         }
-        delete(store, &keyspace::member(&held.patroni.id.instance, node));
+        let member = keyspace::member(&held.patroni.id.instance, node);
+        delete(store, &member);
+        if matches!(held.life, Life::Runs | Life::Doubted) {
+            self.last_words.push(member);
+        }
         delete(store, &keyspace::registration(&self.guid, node));
         self.beat(store);
     }
 }
 
 /// Looks at the record of a node. What would stop it must be seen twice.
-fn look(store: &dyn Store, held: &mut Held, bug: Option<Bug>) {
-    let judgement = match consult(store, &held.patroni.id) {
+fn look(store: &dyn Store, held: &mut Held, bug: Option<Bug>, lagging: &mut Lagging) {
+    let id = &held.patroni.id;
+    let mut record = read(store, &id.instance);
+    if bug == Some(Bug::CellReadsStaleRecords) {
+        let known = lagging.entry(id.instance.clone()).or_default();
+        known.push_back(record);
+        record = (known.len() > LAG).then(|| known.pop_front()).flatten().flatten();
+    }
+    let judgement = match consult(store, record.as_ref(), id) {
         Judgement::SetAside if bug == Some(Bug::CellDeletesStrangers) => Judgement::Remove,
         judgement => judgement,
     };
@@ -233,8 +259,7 @@ fn look(store: &dyn Store, held: &mut Held, bug: Option<Bug>) {
 
 /// Whether the record of its incarnation lets a node go, or that incarnation has ended or is about to.
 fn is_named_as_going(store: &dyn Store, id: &Identity) -> bool {
-    let record = now(store.get(&keyspace::record(&id.instance), Read::Quorum)).unwrap();
-    let record = record.map(|entry| Record::parse(&entry.value).unwrap());
+    let record = read(store, &id.instance);
     let tombstone = now(store.get(&keyspace::tombstone(&id.instance), Read::Quorum)).unwrap();
     let tombstone = tombstone.and_then(|entry| serde_json::from_str::<Tombstone>(&entry.value).ok());
     match record.filter(|record| record.incarnation == id.incarnation) {
@@ -248,15 +273,18 @@ fn is_named_as_going(store: &dyn Store, id: &Identity) -> bool {
     }
 }
 
-fn consult(store: &dyn Store, id: &Identity) -> Judgement {
-    let record = now(store.get(&keyspace::record(&id.instance), Read::Quorum)).unwrap();
-    let record = record.map(|entry| Record::parse(&entry.value).unwrap());
-    match judge(record.as_ref(), None, id) {
+fn read(store: &dyn Store, instance: &InstanceId) -> Option<Record> {
+    let record = now(store.get(&keyspace::record(instance), Read::Quorum)).unwrap();
+    record.map(|entry| Record::parse(&entry.value).unwrap())
+}
+
+fn consult(store: &dyn Store, record: Option<&Record>, id: &Identity) -> Judgement {
+    match judge(record, None, id) {
         Judgement::SetAside => {
             let tombstone = now(store.get(&keyspace::tombstone(&id.instance), Read::Quorum)).unwrap();
             let tombstone: Option<Tombstone> =
                 tombstone.map(|entry| serde_json::from_str(&entry.value).unwrap());
-            judge(record.as_ref(), tombstone.as_ref(), id)
+            judge(record, tombstone.as_ref(), id)
         }
         decided => decided,
     }

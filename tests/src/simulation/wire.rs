@@ -1,6 +1,10 @@
 //! What one process sees of the world: each of its calls may be delayed, lost, repeated, or its last.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
@@ -12,8 +16,10 @@ use shared::{
     clock::Clock,
     database::{DatabaseError, Databases, Door, Login, NodePasswords},
     effect::StartAnswer,
-    ids::{CellGuid, NodeId},
+    ids::{CellGuid, Incarnation, InstanceId, NodeId},
     patroni_rest::PatroniClient,
+    ports::{Owner, owner_value},
+    record::Record,
     store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch},
 };
 
@@ -33,6 +39,8 @@ const CELL_LIMIT: SignedDuration = SignedDuration::from_secs(12);
 pub(super) struct Wire {
     world: Arc<World>,
     process: Arc<Process>,
+    /// The lives of instances that this process has met first.
+    lives: Mutex<BTreeMap<InstanceId, Incarnation>>,
 }
 
 /// A write, so that it can be done again, or later.
@@ -77,6 +85,11 @@ impl Write {
             (Self::Swap(key, value, _, ttl), Some(Bug::SwapsWithoutComparing)) => Self::Set(key, value, ttl),
             (Self::Create(key, value, ttl), Some(Bug::OwnsPortsOfOthers))
                 if key.starts_with("/routing/ports/") =>
+            {
+                Self::Set(key, value, ttl)
+            }
+            (Self::Create(key, value, ttl), Some(Bug::AllocatesForAnyLife))
+                if key.starts_with("/routing/allocation/") =>
             {
                 Self::Set(key, value, ttl)
             }
@@ -128,7 +141,11 @@ impl Write {
 
 impl Wire {
     pub(super) fn new(world: Arc<World>, process: Arc<Process>) -> Self {
-        Self { world, process }
+        Self {
+            world,
+            process,
+            lives: Mutex::default(),
+        }
     }
 
     async fn pause(&self) {
@@ -209,6 +226,26 @@ impl Wire {
         answer
     }
 
+    /// What a broker with a bug makes of what it reads: that all ports of an instance are those of the life that it knows.
+    fn misread(&self, key: &str, entry: Entry) -> Entry {
+        if self.world.bug() != Some(Bug::ReleasesForAnyLife) {
+            return entry;
+        }
+        let mut lives = self.lives.lock().unwrap_or_else(PoisonError::into_inner);
+        if key.ends_with("/record")
+            && let Ok(record) = Record::parse(&entry.value)
+        {
+            lives.entry(record.instance_id).or_insert(record.incarnation);
+        }
+        match Owner::parse(&entry.value) {
+            Some(Owner::Life(id, life)) if key.starts_with("/routing/ports/") => Entry {
+                value: owner_value(&id, *lives.get(&id).unwrap_or(&life)),
+                ..entry
+            },
+            _ => entry,
+        }
+    }
+
     /// What a read answers that failed.
     fn missed<T>(&self, nothing: T) -> Result<T, StoreError> {
         self.world.note(&format!("{}: a read fails", self.process.name()));
@@ -262,7 +299,8 @@ impl Store for Wire {
         if self.process.misses_a_read() {
             return self.missed(None);
         }
-        self.world.store.get(key, read).await
+        let entry = self.world.store.get(key, read).await?;
+        Ok(entry.map(|entry| self.misread(key, entry)))
     }
 
     async fn list(&self, directory: &str, read: Read) -> Result<Option<BTreeMap<String, Child>>, StoreError> {

@@ -230,6 +230,49 @@ fn a_look_at_the_cells_from_before_a_declaration_does_not_take_it_back() {
     }
 }
 
+/// What is wrong when the leader of three nodes is lost while another one is about to go: whoever asks its cell to remove it
+/// stands still meanwhile. Tried with several seeds, and the request at several moments.
+fn wrong_when_the_leader_is_lost_during_a_shrink(bug: Option<Bug>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (seed, seconds) in (0..4).flat_map(|seed| (24..30).map(move |seconds| (seed, seconds))) {
+        let world = World::new(Layout {
+            bug,
+            seed,
+            ..Layout::default()
+        });
+        let (handler, id) = (kind(&world), id());
+        handler.ask(handler.provision(&id, 3)).unwrap().unwrap();
+        handler.ask(handler.poll_to_the_end(&id)).unwrap().unwrap();
+        let record = world.record(&id).unwrap();
+        let leads = record.nodes.iter().find(|(node, _)| world.leads(**node));
+        world.set_up(leads.unwrap().1.cell.as_str(), false);
+        world.pass(seconds);
+        let fate = Fate::Always(Accident::Freezes { seconds: None });
+        let slow = world.handler(Process::new("slow", fate));
+        let mut shrinking: std::pin::Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(slow.update(&id, 2));
+        let asks = || world.log().iter().any(|call| call.contains("slow: remove"));
+        while slow.run(&mut shrinking).is_none() && !asks() {
+            slow.process().thaw();
+        }
+        if asks() {
+            world.pass(6);
+            slow.process().thaw();
+            while slow.run(&mut shrinking).is_none() {
+                slow.process().thaw();
+            }
+        }
+        wrong.extend(audit::violations(&world));
+    }
+    wrong
+}
+
+#[test]
+fn a_node_that_may_still_be_elected_is_not_removed() {
+    assert_eq!(wrong_when_the_leader_is_lost_during_a_shrink(None), [""; 0]);
+    let wrong = wrong_when_the_leader_is_lost_during_a_shrink(Some(Bug::RemovesBeforeTheTag));
+    assert!(wrong.iter().any(|what| what.contains("which leads")), "{wrong:?}");
+}
+
 /// What is wrong when the record of an instance has been lost, by whatever mishap, for a minute.
 fn wrong_without_the_record(bug: Option<Bug>) -> Vec<String> {
     let (world, _) = standing_with(bug, 2);

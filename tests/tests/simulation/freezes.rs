@@ -7,7 +7,7 @@ use shared::{
     error::Error,
     record::{OperationState, Record},
 };
-use tests::simulation::{Accident, Fate, Layout, Process, World, audit, binding};
+use tests::simulation::{Accident, Bug, Fate, Layout, Process, World, audit, binding};
 
 use crate::story::{Carrier, STORIES, Story, id, kind, settle};
 
@@ -19,7 +19,12 @@ enum Meanwhile {
     Gone,
     /// The instance is taken away, and one of the same id is made.
     Again,
+    /// The same, when its port is not in quarantine any more and there is no other.
+    AgainOnItsPort,
 }
+
+/// More seconds than a port is in quarantine.
+const QUARANTINE: u32 = 3700;
 
 impl Meanwhile {
     fn happen(self, world: &Arc<World>) {
@@ -32,7 +37,10 @@ impl Meanwhile {
             assert_eq!(matches!(gone, Err(Error::Gone(_))), !was_there, "{gone:?}");
             end();
         }
-        if self == Self::Again {
+        if self == Self::AgainOnItsPort {
+            world.pass(QUARANTINE);
+        }
+        if matches!(self, Self::Again | Self::AgainOnItsPort) {
             handler.ask(handler.provision(&id(), 2)).unwrap().unwrap();
             assert_eq!(end().unwrap().state, OperationState::Succeeded);
             handler.ask(handler.bind(&id(), &binding("b1"))).unwrap().unwrap();
@@ -40,8 +48,17 @@ impl Meanwhile {
     }
 }
 
-fn run(story: Story, at: usize, freeze: Accident, meanwhile: Meanwhile) -> bool {
-    let world = story.world(Layout::default());
+fn run(story: Story, at: usize, freeze: Accident, meanwhile: Meanwhile, bug: Option<Bug>) -> bool {
+    let ports = if meanwhile == Meanwhile::AgainOnItsPort {
+        1
+    } else {
+        100
+    };
+    let world = story.world(Layout {
+        ports,
+        bug,
+        ..Layout::default()
+    });
     let handler = world.handler(Process::new("frozen", Fate::Once(at, freeze)));
     let mut told: std::pin::Pin<Box<dyn Future<Output = ()> + '_>> = Box::pin(story.tell(&handler));
     if handler.run(&mut told).is_some() {
@@ -62,7 +79,7 @@ fn run(story: Story, at: usize, freeze: Accident, meanwhile: Meanwhile) -> bool 
         // Nobody asks for it any more.
         assert_eq!(world.record(&id()), None);
     }
-    if meanwhile == Meanwhile::Again {
+    if matches!(meanwhile, Meanwhile::Again | Meanwhile::AgainOnItsPort) {
         let after = world.record(&id()).unwrap();
         // A request that stood still before it was written down is a request like any other when it goes on; but never
         // does an older one undo what a newer one has made.
@@ -165,7 +182,7 @@ fn each(meanwhile: Meanwhile) {
     {
         let mut at = 1;
         loop {
-            let run = || run(story, at, freeze, meanwhile);
+            let run = || run(story, at, freeze, meanwhile, None);
             match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
                 Ok(true) => at += 1,
                 Ok(false) => break,
@@ -193,6 +210,38 @@ fn a_handler_that_wakes_up_after_its_instance_leaves_nothing_behind() {
 #[test]
 fn a_handler_that_wakes_up_in_another_life_of_its_instance_does_not_touch_it() {
     each(Meanwhile::Again);
+}
+
+/// Whether the run goes wrong at some step of the story.
+fn is_noticed(bug: Option<Bug>, story: Story, meanwhile: Meanwhile) -> bool {
+    for freeze in FREEZES {
+        for at in 1.. {
+            let run = || run(story, at, freeze, meanwhile, bug);
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return true,
+            }
+        }
+    }
+    false
+}
+
+#[test]
+fn a_late_allocation_is_that_of_another_life() {
+    // Without the bug it is one of the stories above.
+    assert!(is_noticed(
+        Some(Bug::AllocatesForAnyLife),
+        Story::Provision,
+        Meanwhile::Again
+    ));
+}
+
+#[test]
+fn a_late_release_leaves_another_life_its_port() {
+    let (story, meanwhile) = (Story::Deprovision, Meanwhile::AgainOnItsPort);
+    assert!(!is_noticed(None, story, meanwhile));
+    assert!(is_noticed(Some(Bug::ReleasesForAnyLife), story, meanwhile));
 }
 
 #[test]
