@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 
 /// Enough for every story.
 const LAYOUT: Layout = Layout {
+    beat: 10,
     cells: 4,
     capacity: 20,
     ports: 100,

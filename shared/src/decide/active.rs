@@ -55,7 +55,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         own_port(&mut record, &mut effects, situation);
         departure::replace_refused(&mut record, &mut effects, situation);
         start_over(&mut record, situation);
-        trouble = fill_up(&mut record, &mut effects, situation);
+        // The port says whose turn it is among the cells.
+        if record.port.owned().is_some() {
+            trouble = fill_up(&mut record, &mut effects, situation);
+        }
         departure::thin_out(&mut record, situation);
     }
 
@@ -382,7 +385,7 @@ pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation
             .collect(),
         occupied,
         only: record.cells.as_deref(),
-        seed: situation.seed,
+        turn: record.port.owned().map_or(0, |port| port.number().into()),
     }
 }
 

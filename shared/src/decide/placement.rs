@@ -1,12 +1,10 @@
 //! Which cells get the nodes of an instance.
 //!
 //! **Guarantees.** Never two nodes of a cluster on one cell; never a cell that is full by its own account; availability
-//! zones are filled evenly, then the least loaded cell comes first, and ties are broken by chance, so that parallel
-//! provisions do not pile up on one cell.
+//! zones are filled evenly, then the least loaded cell comes first. Equally loaded cells take turns: instances that are made
+//! at once, and see none of each other's nodes yet, are spread evenly as well.
 
 use std::collections::{BTreeMap, BTreeSet};
-
-use uuid::Uuid;
 
 use crate::ids::CellGuid;
 
@@ -86,8 +84,8 @@ pub struct Wanted<'a> {
     pub occupied: BTreeSet<&'a CellGuid>,
     /// The only cells that may be used; `None`: any.
     pub only: Option<&'a [CellGuid]>,
-    /// Chance for ties.
-    pub seed: Uuid,
+    /// Whose turn it is among equally loaded cells. Instances that are made at once have consecutive ones: their ports.
+    pub turn: usize,
 }
 
 /// Chooses a cell for each node to be added.
@@ -99,6 +97,8 @@ pub fn choose<'c>(cells: &'c [CellView], wanted: &Wanted<'_>) -> Result<Vec<&'c 
         .iter()
         .filter(|cell| wanted.only.is_none_or(|only| only.contains(&cell.guid)))
         .collect();
+    let ranks = ranks(&allowed);
+    let first = wanted.turn.wrapping_mul(wanted.count) % allowed.len().max(1);
     let mut free: Vec<&CellView> = allowed
         .iter()
         .copied()
@@ -122,7 +122,7 @@ pub fn choose<'c>(cells: &'c [CellView], wanted: &Wanted<'_>) -> Result<Vec<&'c 
                 !cell.is_alive(),
                 in_zone,
                 cell.fullness(),
-                Uuid::new_v5(&wanted.seed, cell.guid.as_str().as_bytes()),
+                (ranks[&cell.guid] + allowed.len() - first) % allowed.len(),
             )
         });
         let Some((position, _)) = best else { break };
@@ -131,6 +131,27 @@ pub fn choose<'c>(cells: &'c [CellView], wanted: &Wanted<'_>) -> Result<Vec<&'c 
         chosen.push(cell);
     }
     Ok(chosen)
+}
+
+/// The order in which cells take turns: from zone to zone, by their names.
+fn ranks<'c>(cells: &[&'c CellView]) -> BTreeMap<&'c CellGuid, usize> {
+    let mut zones: BTreeMap<&str, BTreeSet<&CellGuid>> = BTreeMap::new();
+    for cell in cells {
+        zones
+            .entry(&cell.availability_zone)
+            .or_default()
+            .insert(&cell.guid);
+    }
+    let numbered = zones.into_iter().flat_map(|(zone, guids)| {
+        let numbered = guids.into_iter().enumerate();
+        numbered.map(move |(number, guid)| (number, zone, guid))
+    });
+    let order: BTreeSet<_> = numbered.collect();
+    order
+        .into_iter()
+        .enumerate()
+        .map(|(rank, (_, _, guid))| (guid, rank))
+        .collect()
 }
 
 fn shortage(allowed: &[&CellView], wanted: &Wanted<'_>) -> Shortage {
@@ -174,7 +195,7 @@ mod tests {
             zones: vec![],
             occupied: BTreeSet::new(),
             only: None,
-            seed: Uuid::nil(),
+            turn: 0,
         }
     }
 
@@ -218,6 +239,33 @@ mod tests {
     }
 
     #[test]
+    fn equally_loaded_cells_take_turns() {
+        for (zones, counts) in [
+            (vec!["z1"; 4], vec![1, 2, 3, 4]),
+            (vec!["z1", "z2"], vec![1, 2]),
+            (vec!["z1", "z1", "z2", "z2", "z3", "z3"], vec![1, 2, 3, 6]),
+        ] {
+            let named = |(number, zone): (usize, &&str)| cell(&format!("c{number}"), zone, 0, 100);
+            let cells: Vec<_> = zones.iter().enumerate().map(named).collect();
+            for count in counts {
+                let mut loads = BTreeMap::new();
+                for turn in 30_000..30_050 {
+                    let one = Wanted {
+                        turn,
+                        ..wanted(count)
+                    };
+                    for guid in guids(&choose(&cells, &one).unwrap()) {
+                        *loads.entry(guid).or_insert(0) += 1;
+                    }
+                }
+                let (least, most) = (loads.values().min().unwrap(), loads.values().max().unwrap());
+                assert_eq!(loads.len(), cells.len());
+                assert!(most - least <= 1, "{count} of {zones:?}: {loads:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_cell_without_heartbeats_is_the_last_resort() {
         let configured = CellView {
             room: None,
@@ -253,14 +301,14 @@ mod tests {
             cells in prop::collection::btree_map("[a-f]", ("z[123]", 0u32..4, 1u32..4, any::<bool>()), 0..6),
             occupied in prop::collection::btree_set("[a-f]", 0..3),
             count in 0usize..6,
-            seed in any::<u128>(),
+            turn in any::<u16>(),
         ) {
             let cells: Vec<CellView> = cells.into_iter().map(|(guid, (zone, load, capacity, alive))| {
                 let cell = cell(&guid, &zone, load, capacity);
                 if alive { cell } else { CellView { room: None, ..cell } }
             }).collect();
             let occupied: BTreeSet<CellGuid> = occupied.iter().map(|guid| guid.parse().unwrap()).collect();
-            let wanted = Wanted { occupied: occupied.iter().collect(), seed: Uuid::from_u128(seed), ..wanted(count) };
+            let wanted = Wanted { occupied: occupied.iter().collect(), turn: turn.into(), ..wanted(count) };
             let usable = cells.iter().filter(|c| !occupied.contains(&c.guid) && !c.is_full()).count();
             match choose(&cells, &wanted) {
                 Ok(chosen) => {

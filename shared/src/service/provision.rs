@@ -84,7 +84,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         async { Ok(ports::first_candidate(&*broker.store, broker.settings.ports).await?) },
         read_cluster(broker, &command.instance),
     )?;
-    check_room(broker, &cells, &wishes)?;
+    check_room(&cells, &wishes)?;
 
     let incarnation = Incarnation::from(broker.clock.random());
     let identity = command.originating_identity.clone();
@@ -260,7 +260,7 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
 }
 
 /// Would there be a cell for each node? Asked before anything is written, so that nothing is left behind.
-fn check_room(broker: &Broker, cells: &[Cell], wishes: &Wishes) -> Result<(), Error> {
+fn check_room(cells: &[Cell], wishes: &Wishes) -> Result<(), Error> {
     let views: Vec<_> = cells.iter().map(|cell| cell.view.clone()).collect();
     wishes.check_cells(&views, None)?;
     let wanted = Wanted {
@@ -268,7 +268,7 @@ fn check_room(broker: &Broker, cells: &[Cell], wishes: &Wishes) -> Result<(), Er
         zones: Vec::new(),
         occupied: BTreeSet::new(),
         only: wishes.cells.as_deref(),
-        seed: broker.clock.random(),
+        turn: 0,
     };
     placement::choose(&views, &wanted)?;
     Ok(())

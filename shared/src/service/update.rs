@@ -241,7 +241,7 @@ async fn check_room(broker: &Broker, record: &Record, wishes: &Wishes) -> Result
             .collect(),
         occupied: record.nodes.values().map(|node| &node.cell).collect(),
         only: wishes.cells.as_deref(),
-        seed: broker.clock.random(),
+        turn: 0,
     };
     placement::choose(&views, &wanted)?;
     Ok(())

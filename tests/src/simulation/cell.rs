@@ -20,14 +20,14 @@ use super::{
     immediate::now,
     judgement::{Identity, Judgement, judge},
     patroni::{Patroni, Version},
+    world::Layout,
 };
 
-const HEARTBEAT_TTL: Duration = Duration::from_secs(30);
 const MEMBER_TTL: Duration = Duration::from_secs(30);
 /// How many looks a member of etcd may lag behind.
 const LAG: usize = 3;
-/// Seconds between two heartbeats.
-const BEAT: u64 = 10;
+/// How many beats may fail before the heartbeat runs out.
+const BEATS: u64 = 3;
 /// Seconds between two looks of a cell at the record of a node that runs.
 const LOOK: u64 = 5;
 
@@ -36,6 +36,8 @@ pub(super) struct Cell {
     pub(super) guid: CellGuid,
     pub(super) zone: String,
     pub(super) capacity: u32,
+    /// Seconds between two heartbeats.
+    beat: u64,
     /// Whether it runs and is reached.
     pub(super) up: bool,
     /// Whether its API takes requests and never answers them.
@@ -81,13 +83,12 @@ pub(super) enum Life {
 }
 
 impl Cell {
-    pub(super) const BETWEEN_BEATS: SignedDuration = SignedDuration::from_secs(BEAT.cast_signed());
-
-    pub(super) fn new(guid: CellGuid, zone: String, capacity: u32) -> Self {
+    pub(super) fn new(guid: CellGuid, zone: String, layout: &Layout) -> Self {
         Self {
             guid,
             zone,
-            capacity,
+            capacity: layout.capacity,
+            beat: layout.beat,
             up: true,
             hangs: false,
             nodes: BTreeMap::new(),
@@ -101,6 +102,10 @@ impl Cell {
             lagging: Lagging::new(),
             age: 0,
         }
+    }
+
+    pub(super) fn between_beats(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.beat.cast_signed())
     }
 
     /// How many nodes count against the capacity.
@@ -127,7 +132,7 @@ impl Cell {
         for key in last_words {
             now(store.set(&key, r#"{"state": "stopped"}"#, Some(MEMBER_TTL))).unwrap();
         }
-        if self.age.is_multiple_of(BEAT) {
+        if self.age.is_multiple_of(self.beat) {
             self.beat(store);
         }
         self.age += 1;
@@ -161,6 +166,7 @@ impl Cell {
     }
 
     pub(super) fn beat(&self, store: &dyn Store) {
+        let ttl = Duration::from_secs(self.beat * BEATS);
         let heartbeat = Heartbeat {
             guid: self.guid.clone(),
             availability_zone: self.zone.clone(),
@@ -171,10 +177,10 @@ impl Cell {
             capacity: self.capacity,
             load: self.load(),
             version: "0".to_owned(),
-            ttl: Some(HEARTBEAT_TTL.as_secs()),
+            ttl: Some(ttl.as_secs()),
         };
         let value = serde_json::to_string(&heartbeat).unwrap();
-        now(store.set(&keyspace::cell(&self.guid), &value, Some(HEARTBEAT_TTL))).unwrap();
+        now(store.set(&keyspace::cell(&self.guid), &value, Some(ttl))).unwrap();
     }
 
     /// Takes a node in and starts its Patroni.

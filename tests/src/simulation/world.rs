@@ -42,6 +42,8 @@ pub struct Layout {
     pub cells: usize,
     /// How many nodes each holds.
     pub capacity: u32,
+    /// Seconds between two heartbeats of a cell.
+    pub beat: u64,
     /// How many public ports there are.
     pub ports: u16,
     /// Whether Patroni is of version 3, which does not say who streams.
@@ -62,6 +64,7 @@ impl Default for Layout {
         Self {
             cells: 6,
             capacity: 20,
+            beat: 10,
             ports: 100,
             patroni_3: false,
             stopping_takes: 0,
@@ -128,7 +131,7 @@ impl World {
     fn made(layout: Layout, clock: Arc<ManualClock>, store: Arc<dyn Ground>) -> Arc<Self> {
         let cells = (1..=layout.cells).map(|n| {
             let guid: CellGuid = format!("c{n}").parse().unwrap();
-            let mut cell = Cell::new(guid.clone(), format!("z{}", (n - 1) % 3 + 1), layout.capacity);
+            let mut cell = Cell::new(guid.clone(), format!("z{}", (n - 1) % 3 + 1), &layout);
             cell.stopping_takes = layout.stopping_takes;
             cell.http = layout.http;
             cell.bug = layout.bug;
@@ -230,8 +233,8 @@ impl World {
             if cell.up != up {
                 cell.up = up;
                 // A cell that is back for a moment only may not have come to send a heartbeat.
-                let goes_on =
-                    |(_, to): &(Timestamp, Timestamp)| now.duration_since(*to) <= Cell::BETWEEN_BEATS;
+                let beat = cell.between_beats();
+                let goes_on = |(_, to): &(Timestamp, Timestamp)| now.duration_since(*to) <= beat;
                 if !up && !cell.outages.last().is_some_and(goes_on) {
                     cell.outages.push((now, Timestamp::MAX));
                 }

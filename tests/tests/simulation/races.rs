@@ -117,6 +117,7 @@ fn mends(world: &World) -> bool {
 
 fn layout(chance: &mut Chance) -> Layout {
     Layout {
+        beat: 10,
         cells: 3 + chance.below(4),
         bug: None,
         capacity: u32::try_from(2 + chance.below(4)).unwrap(),

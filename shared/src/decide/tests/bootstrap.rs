@@ -145,7 +145,7 @@ fn it_has_stood_when_a_node_of_the_record_leads_an_initialised_cluster() {
 
 #[test]
 fn leavings_of_an_earlier_life_are_cleared_before_the_first_node() {
-    let case = Case::claimed(2).with(|case| {
+    let case = Case::owning(2).with(|case| {
         case.facts.cells = Some(cells(6));
         let leaf = ("/service/f1/initialize".to_owned(), NonZeroU64::MIN);
         case.cluster.leaves.push(leaf);

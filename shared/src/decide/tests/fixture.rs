@@ -151,6 +151,11 @@ impl Case {
         }
     }
 
+    /// A provision that owns its port, and has no node yet.
+    pub(super) fn owning(count: u32) -> Self {
+        Self::claimed(count).with(|case| case.record.port = PortClaim::Owned { port: port(PORT) })
+    }
+
     /// A provision that owns its port and has placed nodes 1, 2, ... on cells `c1`, `c2`, ... one second ago.
     pub(super) fn assigned(count: u32) -> Self {
         let mut case = Self::claimed(count);

@@ -5,19 +5,40 @@ use std::collections::BTreeSet;
 use super::fixture::{Case, cell, cells, guid, node, port};
 use crate::{
     effect::{Effect, PortFact},
-    record::{OperationState, Phase},
+    record::{OperationState, Phase, PortClaim},
 };
 
 #[test]
 fn cells_are_listed_before_nodes_are_placed() {
-    let decision = Case::claimed(2).decide();
+    let decision = Case::owning(2).decide();
     assert!(decision.has(&Effect::ListCells));
     assert!(decision.record.nodes.is_empty());
 }
 
 #[test]
+fn no_node_is_placed_before_the_port_is_owned() {
+    let case = Case::claimed(2).with(|case| case.facts.cells = Some(cells(6)));
+    assert!(case.decide().record.nodes.is_empty());
+}
+
+#[test]
+fn the_port_says_whose_turn_it_is() {
+    let used = |number| {
+        let case = Case::owning(2).with(|case| {
+            case.record.port = PortClaim::Owned { port: port(number) };
+            case.facts.cells = Some(cells(6));
+        });
+        let nodes = case.decide().record.nodes.into_values();
+        nodes.map(|node| node.cell.to_string()).collect::<BTreeSet<_>>()
+    };
+    let all: Vec<_> = (30000..30003).flat_map(used).collect();
+    let distinct: BTreeSet<_> = all.iter().collect();
+    assert_eq!((all.len(), distinct.len()), (6, 6), "{all:?}");
+}
+
+#[test]
 fn all_nodes_are_placed_at_once_across_the_zones() {
-    let decision = Case::claimed(3)
+    let decision = Case::owning(3)
         .with(|case| case.facts.cells = Some(cells(6)))
         .decide();
     let nodes = || decision.record.nodes.values();
@@ -28,8 +49,8 @@ fn all_nodes_are_placed_at_once_across_the_zones() {
     for id in decision.record.nodes.keys() {
         assert!(decision.has(&Effect::Project(*id)));
     }
-    // The port is not owned yet.
-    assert_eq!(decision.starts(), []);
+    let placed: Vec<_> = decision.record.nodes.keys().copied().collect();
+    assert_eq!(decision.starts(), placed);
 }
 
 #[test]
@@ -45,7 +66,7 @@ fn whoever_places_nodes_of_an_owner_asks_at_once() {
 
 #[test]
 fn the_same_pass_places_the_same_nodes_and_another_pass_others() {
-    let case = Case::claimed(2).with(|case| case.facts.cells = Some(cells(6)));
+    let case = Case::owning(2).with(|case| case.facts.cells = Some(cells(6)));
     let other = case.clone().with(|case| case.seed = uuid::Uuid::from_u128(7));
     assert_eq!(case.decide(), case.decide());
     let ids = |case: &Case| case.decide().record.nodes.into_keys().collect::<BTreeSet<_>>();
@@ -54,7 +75,7 @@ fn the_same_pass_places_the_same_nodes_and_another_pass_others() {
 
 #[test]
 fn too_few_cells_place_nothing_and_say_so() {
-    let case = Case::claimed(3).with(|case| case.facts.cells = Some(cells(2)));
+    let case = Case::owning(3).with(|case| case.facts.cells = Some(cells(2)));
     let decision = case.decide();
     assert!(decision.record.nodes.is_empty());
     assert_eq!(
@@ -68,7 +89,7 @@ fn too_few_cells_place_nothing_and_say_so() {
 
 #[test]
 fn only_the_cells_asked_for_are_used() {
-    let case = Case::claimed(2).with(|case| {
+    let case = Case::owning(2).with(|case| {
         case.record.cells = Some(vec![guid("c2"), guid("c5")]);
         case.facts.cells = Some(cells(6));
     });
@@ -97,7 +118,7 @@ fn a_cell_of_a_node_that_leaves_is_not_free_yet() {
 #[test]
 fn the_id_of_a_new_node_is_one_that_nobody_ever_had() {
     // However the record came to name ids that this very pass would think of next.
-    let free = Case::claimed(2).with(|case| case.facts.cells = Some(cells(6)));
+    let free = Case::owning(2).with(|case| case.facts.cells = Some(cells(6)));
     let next: Vec<_> = (0..4).map(|n| free.situation().fresh_node(n)).collect();
     let case = free.with(|case| case.record.retired.extend(&next[2..]));
     let placed: BTreeSet<_> = case.decide().record.nodes.into_keys().collect();
