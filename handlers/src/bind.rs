@@ -10,7 +10,10 @@ use shared::{
     service::bind::{Bind, Credentials, bind},
 };
 
-use crate::{app::App, request, response::Success};
+use crate::{app::App, front_door, request, response::Success};
+
+/// Since which minor version clients know `endpoints`.
+const ENDPOINTS: u16 = 15;
 
 #[derive(Deserialize)]
 struct Body {
@@ -18,6 +21,7 @@ struct Body {
     plan_id: Option<String>,
     bind_resource: Option<Map<String, Value>>,
     parameters: Option<Map<String, Value>>,
+    predecessor_binding_id: Option<String>,
 }
 
 /// Makes a binding.
@@ -41,11 +45,15 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
             instance,
             binding,
             request: wanted,
+            predecessor: body.predecessor_binding_id.filter(|id| !id.is_empty()),
             originating_identity,
         },
     )
     .await?;
-    let answer = answer(&bound.credentials);
+    let answer = answer(
+        &bound.credentials,
+        front_door::minor_version(app, request.headers())?,
+    );
     Ok(if bound.existed {
         Success::ok(answer)
     } else {
@@ -55,7 +63,7 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
 
 /// The credentials in every form that applications look for. Passwords and role names hold letters, digits, `-` and `_`
 /// only, so that they stand in URLs as they are.
-fn answer(credentials: &Credentials) -> Value {
+pub(crate) fn answer(credentials: &Credentials, minor: u16) -> Value {
     let Credentials {
         host,
         port,
@@ -64,7 +72,7 @@ fn answer(credentials: &Credentials) -> Value {
         password,
     } = credentials;
     let password = password.expose_secret();
-    json!({
+    let mut answer = json!({
         "credentials": {
             "uri": format!("postgres://{username}:{password}@{host}:{port}/{name}"),
             "jdbcUrl": format!("jdbc:postgresql://{host}:{port}/{name}?user={username}&password={password}"),
@@ -74,6 +82,9 @@ fn answer(credentials: &Credentials) -> Value {
             "username": username,
             "password": password,
         },
-        "endpoints": [{ "host": host, "ports": [port.to_string()], "protocol": "tcp" }],
-    })
+    });
+    if minor >= ENDPOINTS {
+        answer["endpoints"] = json!([{ "host": host, "ports": [port.to_string()], "protocol": "tcp" }]);
+    }
+    answer
 }

@@ -1,16 +1,24 @@
 //! What every request passes before its handler, and every answer after it.
 //!
-//! **Guarantees.** Nothing is done for a caller without credentials; the comparison takes the same time wherever the first
-//! difference is. Whatever happens inside, the answer is JSON, repeats the request identity, and holds nothing that is
-//! meant for the log.
+//! **Guarantees.** Nothing is done for a caller without credentials: neither is a body read, nor is it told which paths
+//! there are. The comparison takes the same time whatever is given. Whatever happens inside, also a panic, the answer is
+//! JSON, repeats the request identity, and holds nothing that is meant for the log.
 //!
-//! The order is 401, then 412, then what the handler says (osb-reference.md, 1, Check order).
+//! The order is 401, then 412, then 404 and 405, then what the handler says (osb-reference.md, 1, Check order).
 
-use std::time::Instant;
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use lambda_http::{Body, Request, RequestExt, Response, http::header};
+use futures_util::FutureExt;
+use lambda_http::{
+    Body, Request, RequestExt, Response,
+    http::{HeaderMap, header, request::Parts},
+};
 use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 use shared::error::Error;
 use subtle::{Choice, ConstantTimeEq};
 
@@ -27,89 +35,90 @@ const REQUEST_IDENTITY: &str = "X-Broker-API-Request-Identity";
 /// The newest version that this broker speaks, for clients that name none (lenient posture).
 pub const NEWEST_MINOR: u16 = shared::catalog::NEWEST_MINOR;
 
-/// Lets a request in, has it handled, and sees the answer out.
+/// Lets a request in that is there as a whole, has it handled, and sees the answer out.
 pub async fn pass(app: &App, route: &Route, request: Request) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    receive(app, Ok(route), head, async { Ok(body) }).await
+}
+
+/// Lets a request in whose body is still to be read, has it handled, and sees the answer out. `route` is what its path leads
+/// to, or why it leads nowhere.
+pub async fn receive(
+    app: &App,
+    route: Result<&Route, Error>,
+    head: Parts,
+    body: impl Future<Output = Result<Body, Error>>,
+) -> Response<Body> {
     let began = Instant::now();
-    let identity = request.headers().get(REQUEST_IDENTITY).cloned();
-    let outcome = handle(app, route, &request).await;
+    let path = route.as_ref().map_or("unknown", |route| route.path);
+    let outcome = handle(app, route, &head, body).await;
     let mut response = match &outcome {
         Ok(success) => success.response(),
-        Err(error) => response::of_error(error),
+        Err(error) => {
+            // Nothing is kept from a client that did not say what it knows.
+            let minor = minor_version(app, &head.headers).unwrap_or(NEWEST_MINOR);
+            response::of_error(error, minor)
+        }
     };
-    if let Some(identity) = identity.clone().filter(|identity| !identity.is_empty()) {
-        response.headers_mut().insert(REQUEST_IDENTITY, identity);
+    let identity = head.headers.get(REQUEST_IDENTITY);
+    if let Some(identity) = identity.filter(|identity| !identity.is_empty()) {
+        response.headers_mut().insert(REQUEST_IDENTITY, identity.clone());
     }
-    log(route, &request, &response, &outcome, began);
+    log(&head, path, &response, outcome.as_ref().err(), began.elapsed());
     response
 }
 
-async fn handle(app: &App, route: &Route, request: &Request) -> Result<Success, Error> {
-    authenticate(app, request)?;
-    minor_version(app, request)?;
-    route.handle(app, request).await
+async fn handle(
+    app: &App,
+    route: Result<&Route, Error>,
+    head: &Parts,
+    body: impl Future<Output = Result<Body, Error>>,
+) -> Result<Success, Error> {
+    authenticate(app, &head.headers)?;
+    minor_version(app, &head.headers)?;
+    let route = route?;
+    let request = Request::from_parts(head.clone(), body.await?);
+    let handled = AssertUnwindSafe(route.handle(app, &request)).catch_unwind();
+    handled.await.unwrap_or(Err(Error::Panicked))
 }
 
 /// One line for each request.
-fn log(
-    route: &Route,
-    request: &Request,
-    response: &Response<Body>,
-    outcome: &Result<Success, Error>,
-    began: Instant,
-) {
+fn log(head: &Parts, path: &str, response: &Response<Body>, error: Option<&Error>, took: Duration) {
+    let method = head.method.as_str();
     let status = response.status().as_u16();
-    let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let parameters = request.path_parameters();
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let parameters = head.path_parameters();
     let instance = parameters.first("instance_id");
     let binding = parameters.first("binding_id");
-    let identity = request::originating_identity(request);
-    let request_id = request::header(request, REQUEST_IDENTITY);
-    let method = route.method;
-    let path = route.path;
-    match outcome {
-        Ok(_) => {
-            tracing::info!(
-                method,
-                path,
-                status,
-                duration_ms,
-                instance,
-                binding,
-                identity,
-                request_id,
-                "request"
-            );
-        }
-        Err(error) if error.answer().alarming => {
-            let reason = chain(error);
-            tracing::error!(
-                method,
-                path,
-                status,
-                duration_ms,
-                instance,
-                binding,
-                identity,
-                request_id,
-                reason,
-                "request"
-            );
-        }
-        Err(error) => {
-            let reason = chain(error);
-            tracing::info!(
-                method,
-                path,
-                status,
-                duration_ms,
-                instance,
-                binding,
-                identity,
-                request_id,
-                reason,
-                "request"
-            );
-        }
+    let identity = request::header(&head.headers, request::ORIGINATING_IDENTITY);
+    let request_id = request::header(&head.headers, REQUEST_IDENTITY);
+    let reason = error.map(chain);
+    if error.is_some_and(|error| error.answer().alarming) {
+        tracing::error!(
+            method,
+            path,
+            status,
+            duration_ms,
+            instance,
+            binding,
+            identity,
+            request_id,
+            reason,
+            "request"
+        );
+    } else {
+        tracing::info!(
+            method,
+            path,
+            status,
+            duration_ms,
+            instance,
+            binding,
+            identity,
+            request_id,
+            reason,
+            "request"
+        );
     }
 }
 
@@ -125,16 +134,18 @@ fn chain(error: &Error) -> String {
 }
 
 /// HTTP basic authentication (RFC 7617) with any of the accepted pairs.
-fn authenticate(app: &App, request: &Request) -> Result<(), Error> {
-    let given = request::header(request, header::AUTHORIZATION.as_str())
+fn authenticate(app: &App, headers: &HeaderMap) -> Result<(), Error> {
+    let given = request::header(headers, header::AUTHORIZATION.as_str())
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
         .and_then(|(_, encoded)| BASE64_STANDARD.decode(encoded.trim()).ok())
         .ok_or(Error::Unauthorized)?;
+    // Digests have one length, so that the time does not even tell how long a password is.
+    let given = Sha256::digest(given);
     let matches = app.credentials.iter().fold(Choice::from(0), |found, pair| {
         let expected = format!("{}:{}", pair.username, pair.password.expose_secret());
         // Every pair is compared, so that the time does not tell which one was nearly right.
-        found | expected.as_bytes().ct_eq(&given)
+        found | Sha256::digest(expected).as_slice().ct_eq(given.as_slice())
     });
     if bool::from(matches) {
         Ok(())
@@ -147,8 +158,8 @@ fn authenticate(app: &App, request: &Request) -> Result<(), Error> {
 ///
 /// # Errors
 /// `ApiVersion` for a missing, malformed or other major version.
-pub fn minor_version(app: &App, request: &Request) -> Result<u16, Error> {
-    let Some(given) = request.headers().get(VERSION) else {
+pub fn minor_version(app: &App, headers: &HeaderMap) -> Result<u16, Error> {
+    let Some(given) = headers.get(VERSION) else {
         return if app.is_lenient() {
             Ok(NEWEST_MINOR)
         } else {
@@ -161,10 +172,25 @@ pub fn minor_version(app: &App, request: &Request) -> Result<u16, Error> {
         .to_str()
         .ok()
         .and_then(|text| text.trim().strip_prefix("2."))
-        .and_then(|text| text.parse().ok());
+        .filter(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|minor| minor.parse().ok());
     minor.ok_or_else(|| {
         Error::ApiVersion(format!(
             "{VERSION} is not 2.x; this broker speaks 2.0 to 2.{NEWEST_MINOR}"
         ))
     })
+}
+
+/// Refuses clients of a version that does not know the endpoint yet (osb-reference.md, 14).
+///
+/// # Errors
+/// `ApiVersion`.
+pub fn require_minor(app: &App, headers: &HeaderMap, least: u16) -> Result<u16, Error> {
+    let minor = minor_version(app, headers)?;
+    if minor < least {
+        return Err(Error::ApiVersion(format!(
+            "this endpoint came with version 2.{least}, and {VERSION} is 2.{minor}"
+        )));
+    }
+    Ok(minor)
 }

@@ -4,7 +4,11 @@ use lambda_http::Request;
 use serde_json::json;
 use shared::{error::Error, service::last_operation::last_operation};
 
-use crate::{app::App, request, response::Success};
+use crate::{
+    app::App,
+    front_door, request,
+    response::{self, Success},
+};
 
 /// How far an instance's latest operation is.
 ///
@@ -15,11 +19,7 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
     let operation = request::query(request, "operation");
     let last = last_operation(&app.broker, &instance, operation.as_deref()).await?;
     let mut answer = json!({ "state": last.state, "description": last.description });
-    if let Some(after) = last.after_failure {
-        answer["instance_usable"] = after.instance_usable.into();
-        if let Some(repeatable) = after.update_repeatable {
-            answer["update_repeatable"] = repeatable.into();
-        }
-    }
-    Ok(Success::ok(answer))
+    let minor = front_door::minor_version(app, request.headers())?;
+    response::add_after_failure(&mut answer, last.after_failure, minor);
+    Ok(Success::ok(answer).to_be_polled(last.state))
 }

@@ -2,7 +2,10 @@
 
 use std::str::FromStr;
 
-use lambda_http::{Request, RequestExt, http::header};
+use lambda_http::{
+    Request, RequestExt,
+    http::{HeaderMap, header},
+};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -13,6 +16,9 @@ use shared::{
 };
 
 use crate::app::App;
+
+/// The header in which a platform says who is asking.
+pub(crate) const ORIGINATING_IDENTITY: &str = "X-Broker-API-Originating-Identity";
 
 /// `maintenance_info` of a request: only its version counts.
 #[derive(Debug, Deserialize)]
@@ -66,9 +72,8 @@ pub fn required_query(request: &Request, name: &str) -> Result<String, Error> {
 
 /// A header as text; an empty one counts as missing.
 #[must_use]
-pub fn header<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
-    request
-        .headers()
+pub fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers
         .get(name)
         .and_then(|value| value.to_str().ok())
         .filter(|text| !text.is_empty())
@@ -77,7 +82,7 @@ pub fn header<'r>(request: &'r Request, name: &str) -> Option<&'r str> {
 /// Who the platform says is asking.
 #[must_use]
 pub fn originating_identity(request: &Request) -> Option<String> {
-    header(request, "X-Broker-API-Originating-Identity").map(str::to_owned)
+    header(request.headers(), ORIGINATING_IDENTITY).map(str::to_owned)
 }
 
 /// Whether the client polls for the end of an operation or waits for it, which only the lenient posture offers.
@@ -98,7 +103,7 @@ pub fn patience(app: &App, request: &Request, in_body: Option<bool>) -> Patience
 /// `BadRequest`, with the place where it stops being what it should be.
 pub fn body<T: DeserializeOwned>(app: &App, request: &Request) -> Result<T, Error> {
     if !app.is_lenient()
-        && let Some(given) = header(request, header::CONTENT_TYPE.as_str())
+        && let Some(given) = header(request.headers(), header::CONTENT_TYPE.as_str())
     {
         let essence = given.split(';').next().unwrap_or_default().trim();
         if !essence.eq_ignore_ascii_case("application/json") {

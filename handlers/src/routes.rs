@@ -5,7 +5,8 @@ use lambda_http::Request;
 use shared::error::Error;
 
 use crate::{
-    app::App, bind, catalog, deprovision, last_operation, provision, response::Success, unbind, update,
+    app::App, bind, catalog, deprovision, fetch_binding, fetch_instance, last_binding_operation,
+    last_operation, provision, response::Success, unbind, update,
 };
 
 type Handler = for<'r> fn(&'r App, &'r Request) -> BoxFuture<'r, Result<Success, Error>>;
@@ -46,6 +47,12 @@ macro_rules! route {
 
 route!(CATALOG, catalog, "GET", "/v2/catalog");
 route!(PROVISION, provision, "PUT", "/v2/service_instances/{instance_id}");
+route!(
+    FETCH_INSTANCE,
+    fetch_instance,
+    "GET",
+    "/v2/service_instances/{instance_id}"
+);
 route!(UPDATE, update, "PATCH", "/v2/service_instances/{instance_id}");
 route!(
     DEPROVISION,
@@ -66,19 +73,35 @@ route!(
     "/v2/service_instances/{instance_id}/service_bindings/{binding_id}"
 );
 route!(
+    FETCH_BINDING,
+    fetch_binding,
+    "GET",
+    "/v2/service_instances/{instance_id}/service_bindings/{binding_id}"
+);
+route!(
     UNBIND,
     unbind,
     "DELETE",
     "/v2/service_instances/{instance_id}/service_bindings/{binding_id}"
 );
 
+route!(
+    LAST_BINDING_OPERATION,
+    last_binding_operation,
+    "GET",
+    "/v2/service_instances/{instance_id}/service_bindings/{binding_id}/last_operation"
+);
+
 /// All endpoints.
-pub static ALL: [&Route; 7] = [
+pub static ALL: [&Route; 10] = [
     &CATALOG,
     &PROVISION,
+    &FETCH_INSTANCE,
     &UPDATE,
     &DEPROVISION,
     &LAST_OPERATION,
     &BIND,
+    &FETCH_BINDING,
     &UNBIND,
+    &LAST_BINDING_OPERATION,
 ];

@@ -19,6 +19,7 @@ struct Body {
     service_id: Option<String>,
     plan_id: Option<String>,
     parameters: Option<Map<String, Value>>,
+    context: Option<Map<String, Value>>,
     maintenance_info: Option<MaintenanceInfo>,
     /// The original took it here as well as in the query.
     accepts_incomplete: Option<bool>,
@@ -36,6 +37,7 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
         service_id: request::required("service_id", body.service_id)?,
         plan_id: body.plan_id.filter(|plan| !plan.is_empty()),
         parameters: request::object(body.parameters),
+        context: body.context,
         maintenance_version: body.maintenance_info.and_then(|info| info.version),
         patience: request::patience(app, request, body.accepts_incomplete),
         originating_identity: request::originating_identity(request),

@@ -81,7 +81,7 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         Command::Broker(file) => {
             let stop = stop_signal()?;
             let config = Config::load(file.config.as_deref())?;
-            broker::BrokerServer::open(config).await?.serve(stop).await?;
+            broker::BrokerServer::open(config).await?.serve(stop).await;
         }
         Command::Cell(file) => {
             let stop = stop_signal()?;

@@ -47,6 +47,22 @@ pub struct BindRequest {
     pub parameters: Map<String, Value>,
 }
 
+impl BindRequest {
+    /// The attributes in which two requests differ, by their names in the specification.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("service_id", self.service_id != other.service_id),
+            ("plan_id", self.plan_id != other.plan_id),
+            ("bind_resource", self.bind_resource != other.bind_resource),
+            ("parameters", self.parameters != other.parameters),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
 /// How far a binding has come. It only ever moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

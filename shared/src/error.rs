@@ -4,8 +4,13 @@
 //! is for the log.
 
 use crate::{
-    catalog::NotOnOffer, database::DatabaseError, decide::placement::Shortage, ids::InvalidName,
-    master_keys::DeriveError, record::CorruptDocument, store::StoreError,
+    catalog::NotOnOffer,
+    database::DatabaseError,
+    decide::placement::Shortage,
+    ids::InvalidName,
+    master_keys::DeriveError,
+    record::{AfterFailure, CorruptDocument, Operation},
+    store::StoreError,
 };
 
 /// Why a request was not done.
@@ -17,6 +22,21 @@ pub enum Error {
     /// The client speaks no version of the API that this broker speaks.
     #[error("{0}")]
     ApiVersion(String),
+    /// No endpoint has this path.
+    #[error("there is no such endpoint")]
+    NoEndpoint,
+    /// An endpoint has this path, but not this method.
+    #[error("this endpoint has no such method")]
+    MethodNotAllowed,
+    /// The client sends more than any request needs.
+    #[error("the request body is larger than {limit} bytes")]
+    TooLarge {
+        /// The most that is read, in bytes.
+        limit: usize,
+    },
+    /// The client takes too long to send its request.
+    #[error("the request body did not arrive in time")]
+    TooSlow,
     /// The request cannot be understood, or asks for something that the catalog does not offer.
     #[error("{0}")]
     BadRequest(String),
@@ -57,8 +77,13 @@ pub enum Error {
     #[error(transparent)]
     NotOnOffer(#[from] NotOnOffer),
     /// The client waited for an operation that was given up.
-    #[error("{0}")]
-    Failed(String),
+    #[error("{description}")]
+    Failed {
+        /// Why, and what the client can do.
+        description: String,
+        /// What that means for the instance.
+        after: Option<AfterFailure>,
+    },
     /// The client asked to wait, and it took too long. The operation goes on.
     #[error("{0}")]
     Timeout(String),
@@ -78,6 +103,9 @@ pub enum Error {
     /// The instance's PostgreSQL did not do what was asked.
     #[error("the instance's PostgreSQL cannot be reached at the moment, try again")]
     Database(#[from] DatabaseError),
+    /// A handler ended in the middle, which is a mistake in this program.
+    #[error("the broker failed; its log says why")]
+    Panicked,
     /// The master key that an instance depends on is not configured.
     #[error("the broker lacks a key that this instance depends on; an operator has to look at it")]
     MasterKey(#[from] DeriveError),
@@ -115,17 +143,20 @@ impl Error {
         match self {
             Self::BadRequest(_) | Self::InvalidName(_) | Self::NotOnOffer(_) => client(400, None),
             Self::Unauthorized => client(401, None),
-            Self::NotFound(_) => client(404, None),
+            Self::NotFound(_) | Self::NoEndpoint => client(404, None),
+            Self::MethodNotAllowed => client(405, None),
+            Self::TooSlow => client(408, None),
             Self::Conflict(_) => client(409, None),
             Self::Gone(_) => client(410, None),
             Self::ApiVersion(_) => client(412, None),
+            Self::TooLarge { .. } => client(413, None),
             Self::AsyncRequired => client(422, Some("AsyncRequired")),
             Self::PlanChangeNotSupported => client(422, Some("PlanChangeNotSupported")),
             Self::MaintenanceInfoConflict => client(422, Some("MaintenanceInfoConflict")),
             Self::Concurrency(_) => client(422, Some("ConcurrencyError")),
             Self::Shortage(Shortage::NoCells) | Self::CellsUnavailable(_) => later(503),
             Self::Unprocessable(_) | Self::Shortage(_) => client(422, None),
-            Self::Corrupt { .. } | Self::MasterKey(_) | Self::Failed(_) => Answer {
+            Self::Corrupt { .. } | Self::MasterKey(_) | Self::Failed { .. } | Self::Panicked => Answer {
                 status: 500,
                 word: None,
                 retry_after: None,
@@ -133,6 +164,29 @@ impl Error {
             },
             Self::Store(_) | Self::Database(_) => later(503),
             Self::Timeout(_) => later(504),
+        }
+    }
+
+    /// What the failure means for the instance, where the specification wants that said.
+    #[must_use]
+    pub fn after_failure(&self) -> Option<AfterFailure> {
+        match self {
+            Self::Failed { after, .. } => *after,
+            Self::PlanChangeNotSupported => Some(AfterFailure {
+                instance_usable: true,
+                update_repeatable: Some(false),
+            }),
+            _ => None,
+        }
+    }
+}
+
+impl From<Operation> for Error {
+    /// The end of an operation that was given up while its client waited.
+    fn from(operation: Operation) -> Self {
+        Self::Failed {
+            after: operation.after_failure(),
+            description: operation.description,
         }
     }
 }

@@ -28,12 +28,12 @@ impl Wishes {
     /// Whether there are cells enough for the nodes.
     ///
     /// # Errors
-    /// `BadRequest`: each node needs a cell of its own.
+    /// `Unprocessable`: each node needs a cell of its own.
     pub fn check_count(&self) -> Result<(), Error> {
         let count = self.node_count;
         match &self.cells {
             Some(cells) if cells.len() < usize::try_from(count).unwrap_or(usize::MAX) => {
-                Err(Error::BadRequest(format!(
+                Err(Error::Unprocessable(format!(
                     "{count} nodes need {count} {CELLS}, and {} are given",
                     cells.len()
                 )))
@@ -61,15 +61,15 @@ impl Wishes {
 ///
 /// # Errors
 /// `BadRequest`, with the reason: an unknown parameter; a count that is not a whole number from 1 to the plan's most; cells
-/// that are not a list of distinct guids, or fewer than nodes.
+/// that are not a list of distinct guids.
 pub fn wishes(parameters: &Map<String, Value>, plan: &Plan, usual_count: u32) -> Result<Wishes, Error> {
     if let Some(unknown) = parameters
         .keys()
         .find(|name| ![NODE_COUNT, CELLS].contains(&name.as_str()))
     {
-        let shown: String = unknown.chars().take(64).flat_map(char::escape_default).collect();
         return Err(Error::BadRequest(format!(
-            "unknown parameter '{shown}'; this plan knows {NODE_COUNT} and {CELLS}"
+            "unknown parameter '{}'; this plan knows {NODE_COUNT} and {CELLS}",
+            shown_name(unknown)
         )));
     }
     let node_count = match parameters.get(NODE_COUNT) {
@@ -80,25 +80,43 @@ pub fn wishes(parameters: &Map<String, Value>, plan: &Plan, usual_count: u32) ->
         None | Some(Value::Null) => None,
         Some(value) => Some(cells(value)?),
     };
-    let wishes = Wishes { node_count, cells };
-    wishes.check_count()?;
-    Ok(wishes)
+    Ok(Wishes { node_count, cells })
+}
+
+/// Whether these are the parameters of a bind request, which has none.
+///
+/// # Errors
+/// `BadRequest`, naming one.
+pub fn check_binding(parameters: &Map<String, Value>) -> Result<(), Error> {
+    match parameters.keys().next() {
+        None => Ok(()),
+        Some(unknown) => Err(Error::BadRequest(format!(
+            "unknown parameter '{}'; a binding has none",
+            shown_name(unknown)
+        ))),
+    }
+}
+
+fn shown_name(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_default).collect()
 }
 
 fn node_count(value: &Value, plan: &Plan) -> Result<u32, Error> {
-    let count = whole_number(value).ok_or_else(|| {
-        Error::BadRequest(format!(
+    // In draft-04, which every platform knows, 2.0 and 1e9 are no integers.
+    let whole = value.is_i64() || value.is_u64();
+    if !whole {
+        return Err(Error::BadRequest(format!(
             "{NODE_COUNT} must be a whole number, but is {}",
             shown(value)
-        ))
-    })?;
-    let most = plan.cluster.nodes.max;
-    match u32::try_from(count) {
-        Ok(count) if (1..=most).contains(&count) => Ok(count),
-        _ => Err(Error::BadRequest(format!(
-            "{NODE_COUNT} must be from 1 to {most} in this plan, but is {count}"
-        ))),
+        )));
     }
+    let most = plan.cluster.nodes.max;
+    let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
+    count.filter(|count| (1..=most).contains(count)).ok_or_else(|| {
+        Error::BadRequest(format!(
+            "{NODE_COUNT} must be from 1 to {most} in this plan, but is {value}"
+        ))
+    })
 }
 
 fn cells(value: &Value) -> Result<Vec<CellGuid>, Error> {
@@ -110,6 +128,9 @@ fn cells(value: &Value) -> Result<Vec<CellGuid>, Error> {
     let Value::Array(items) = value else {
         return Err(bad(format!("is {}", shown(value))));
     };
+    if items.is_empty() {
+        return Err(bad("is empty".to_owned()));
+    }
     let mut cells: Vec<CellGuid> = Vec::with_capacity(items.len());
     for item in items {
         let guid = item
@@ -135,23 +156,6 @@ pub fn check_maintenance(asked: Option<&str>, plan: &Plan) -> Result<(), Error> 
     } else {
         Ok(())
     }
-}
-
-/// A whole number however it is written: for JSON Schema, 2.0 and 1e9 are integers too.
-fn whole_number(value: &Value) -> Option<i128> {
-    if let Some(number) = value.as_i64() {
-        return Some(number.into());
-    }
-    if let Some(number) = value.as_u64() {
-        return Some(number.into());
-    }
-    let number = value.as_f64()?;
-    let fits = number.fract() == 0.0 && number.abs() < 1e18;
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "whole and in range by the line above"
-    )]
-    fits.then_some(number as i128)
 }
 
 fn shown(value: &Value) -> String {

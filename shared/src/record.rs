@@ -30,6 +30,9 @@ pub struct Record {
     /// The platform's context: kept, never compared (names in it change).
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub context: Map<String, Value>,
+    /// The version of the plan's `maintenance_info` that the instance was made with, or brought to last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance_version: Option<String>,
     /// How many nodes the cluster shall have.
     pub node_count: u32,
     /// The cells that the instance must live on; `None`: any.
@@ -79,6 +82,26 @@ pub struct Request {
     pub space_guid: String,
     /// The parameters as given; absent ones are `{}`.
     pub parameters: Map<String, Value>,
+}
+
+impl Request {
+    /// The attributes in which two requests differ, by their names in the specification.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        [
+            ("service_id", self.service_id != other.service_id),
+            ("plan_id", self.plan_id != other.plan_id),
+            (
+                "organization_guid",
+                self.organization_guid != other.organization_guid,
+            ),
+            ("space_guid", self.space_guid != other.space_guid),
+            ("parameters", self.parameters != other.parameters),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
 }
 
 /// Whether the instance lives or is on its way out.
@@ -171,6 +194,37 @@ pub struct Operation {
     /// Who asked for it, as the platform says: `X-Broker-API-Originating-Identity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub originating_identity: Option<String>,
+}
+
+/// What a failed operation means for the instance (osb-reference.md, 1, Error body).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AfterFailure {
+    /// Whether the instance can still be used.
+    pub instance_usable: bool,
+    /// Whether the same update may be asked for again; `None` for a deprovision.
+    pub update_repeatable: Option<bool>,
+}
+
+impl Operation {
+    /// What it means for the instance that this has failed; `None` when it has not, or is a provision.
+    #[must_use]
+    pub fn after_failure(&self) -> Option<AfterFailure> {
+        if self.state != OperationState::Failed {
+            return None;
+        }
+        match self.kind {
+            // Nodes come and go one by one while the leader goes on, and whatever was reached stays.
+            OperationKind::Update => Some(AfterFailure {
+                instance_usable: true,
+                update_repeatable: Some(true),
+            }),
+            OperationKind::Deprovision => Some(AfterFailure {
+                instance_usable: false,
+                update_repeatable: None,
+            }),
+            OperationKind::Provision => None,
+        }
+    }
 }
 
 /// The kinds of operation.

@@ -2,11 +2,16 @@
 
 pub mod bind;
 pub mod deprovision;
+pub mod fetch_binding;
+pub mod fetch_instance;
+pub mod last_binding_operation;
 pub mod last_operation;
 pub mod provision;
 pub mod unbind;
 pub mod update;
 mod wait;
+
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -17,7 +22,7 @@ use crate::{
     ids::{Incarnation, InstanceId, OperationId},
     keyspace,
     marker::Marker,
-    record::{Operation, OperationKind, OperationState, State},
+    record::{Operation, OperationKind, OperationState, Request, State},
     store::{Index, Read, StoreError},
 };
 
@@ -57,15 +62,12 @@ impl Patience {
 fn begin(
     broker: &Broker,
     kind: OperationKind,
+    request: &Request,
     description: String,
     originating_identity: Option<String>,
 ) -> Operation {
     let now: Timestamp = broker.clock.now();
-    let limit = match kind {
-        OperationKind::Provision => broker.settings.provision_deadline,
-        OperationKind::Update => broker.settings.update_deadline,
-        OperationKind::Deprovision => broker.settings.deprovision_deadline,
-    };
+    let limit = limit(broker, kind, request);
     Operation {
         id: OperationId::from(broker.clock.random()),
         kind,
@@ -76,6 +78,21 @@ fn begin(
         ended: None,
         originating_identity,
     }
+}
+
+/// How long an operation may take: as configured, and not longer than the platform polls for it.
+fn limit(broker: &Broker, kind: OperationKind, request: &Request) -> Duration {
+    let configured = match kind {
+        OperationKind::Provision => broker.settings.provision_deadline,
+        OperationKind::Update => broker.settings.update_deadline,
+        OperationKind::Deprovision => broker.settings.deprovision_deadline,
+    };
+    let catalog = &broker.settings.catalog;
+    let plan = catalog.plan(&request.service_id, &request.plan_id);
+    let polled = plan.ok().and_then(|(_, plan)| plan.maximum_polling_duration);
+    polled.map_or(configured, |polled| {
+        configured.min(Duration::from_secs(polled.into()))
+    })
 }
 
 /// Announces an operation, before the record says so: were it the other way round, an operation whose handler dies

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::json;
 use tempfile::TempDir;
 use tests::{
     gateway::{Call, Format},
@@ -107,11 +108,16 @@ async fn every_endpoint_is_a_function() {
     let instance = "/v2/service_instances/{instance_id}";
     let binding = "/v2/service_instances/{instance_id}/service_bindings/{binding_id}";
     let last_operation = "/v2/service_instances/{instance_id}/last_operation";
+    let last_binding_operation =
+        "/v2/service_instances/{instance_id}/service_bindings/{binding_id}/last_operation";
     let endpoints = [
+        ("fetch_instance", "GET", instance),
         ("deprovision", "DELETE", instance),
         ("last_operation", "GET", last_operation),
         ("bind", "PUT", binding),
+        ("fetch_binding", "GET", binding),
         ("unbind", "DELETE", binding),
+        ("last_binding_operation", "GET", last_binding_operation),
     ];
     for (name, method, route) in endpoints {
         let (function, _directory) = lonely(name).await;
@@ -121,7 +127,7 @@ async fn every_endpoint_is_a_function() {
             .query("accepts_incomplete", "true")
             .query("service_id", SERVICE)
             .query("plan_id", tests::osb::PLAN)
-            .body(&nodes(2).to_string());
+            .body(&json!({"service_id": SERVICE, "plan_id": tests::osb::PLAN}).to_string());
         assert_try_again(&call.to(&function, Format::Http).await);
         let unauthorized = call.header("authorization", "");
         unauthorized.to(&function, Format::Rest).await.expect(401);

@@ -5,13 +5,16 @@
 
 mod http;
 mod reconcile_loop;
+mod server;
+mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use handlers::app::App;
 use shared::{config::Config, setup::SetupError};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 
+use self::tls::Certificate;
 use crate::port_holder;
 
 /// Why the broker could not be started, or ended.
@@ -28,43 +31,47 @@ pub(crate) enum BrokerError {
         /// Why.
         source: std::io::Error,
     },
-    /// Serving ended.
-    #[error("the HTTP server ended")]
-    Serve(#[source] std::io::Error),
+    /// The certificate cannot be used.
+    #[error("the broker's certificate cannot be used")]
+    Certificate(#[source] std::io::Error),
 }
 
 /// A broker that holds its port already.
 pub(crate) struct BrokerServer {
     app: Arc<App>,
     listener: TcpListener,
+    certificate: Option<Arc<Certificate>>,
 }
 
 impl BrokerServer {
     /// Takes the port.
     ///
     /// # Errors
-    /// When the configuration cannot be put to work, or the port is taken.
+    /// When the configuration cannot be put to work, its certificate included, or the port is taken.
     pub(crate) async fn open(config: Config) -> Result<Self, BrokerError> {
         let address = SocketAddr::new(config.broker.bind_address, config.broker.port);
+        let certificate = config.broker.certificate.clone().map(Certificate::load);
+        let certificate = certificate.transpose().map_err(BrokerError::Certificate)?;
         let app = Arc::new(App::new(config)?);
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| BrokerError::Listen { address, source })?;
-        tracing::info!(%address, "the broker listens");
-        Ok(Self { app, listener })
+        tracing::info!(%address, tls = certificate.is_some(), "the broker listens");
+        Ok(Self {
+            app,
+            listener,
+            certificate: certificate.map(Arc::new),
+        })
     }
 
     /// Serves until `stop`; requests that are under way are finished first.
-    ///
-    /// # Errors
-    /// When the server fails.
-    pub(crate) async fn serve(
-        self,
-        stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), BrokerError> {
-        let reconcile = tokio::spawn(reconcile_loop::run(self.app.broker.clone()));
-        let served = http::serve(self.listener, self.app, stop).await;
-        reconcile.abort();
-        served.map_err(BrokerError::Serve)
+    pub(crate) async fn serve(self, stop: impl Future<Output = ()>) {
+        let mut beside = JoinSet::new();
+        beside.spawn(reconcile_loop::run(self.app.broker.clone()));
+        if let Some(certificate) = self.certificate.clone() {
+            beside.spawn(async move { certificate.follow().await });
+        }
+        let router = http::router(&self.app);
+        server::serve(self.listener, self.certificate, router, stop).await;
     }
 }

@@ -378,7 +378,8 @@ fn start_broker(blueprint: Arc<Blueprint>) -> Component {
         async move {
             let server = BrokerServer::open(blueprint.broker()?).await?;
             ready.with("");
-            Ok(server.serve(stop.told()).await?)
+            server.serve(stop.told()).await;
+            Ok(())
         }
     })
 }

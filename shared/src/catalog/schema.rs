@@ -8,13 +8,13 @@ use super::{Cluster, Schemas};
 /// The least draft that every platform must understand.
 const DRAFT: &str = "http://json-schema.org/draft-04/schema#";
 
-/// The schemas for provision and update, which take the same parameters. A bind takes none that would need one.
+/// The schemas for provision and update, which take the same parameters, and for bind, which takes none.
 pub(super) fn of(cluster: &Cluster) -> Schemas {
     let parameters = parameters(cluster);
     Schemas {
         create: Some(parameters.clone()),
         update: Some(parameters),
-        bind: None,
+        bind: Some(object(json!({}))),
     }
 }
 
@@ -29,11 +29,15 @@ fn parameters(cluster: &Cluster) -> Map<String, Value> {
         "cells": {
             "description": "The guids of the cells that the cluster may live on; null: any cell.",
             "type": ["array", "null"],
-            "items": {"type": "string"},
+            "items": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},
             "minItems": 1,
             "uniqueItems": true,
         },
     });
+    object(properties)
+}
+
+fn object(properties: Value) -> Map<String, Value> {
     [
         ("$schema", DRAFT.into()),
         ("type", "object".into()),

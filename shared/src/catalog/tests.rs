@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -52,14 +53,17 @@ fn catalog() -> Catalog {
 
 #[test]
 fn what_is_published_is_what_the_specification_knows_in_its_order() {
-    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","type":"integer","minimum":1,"maximum":3},"cells":{"description":"The guids of the cells that the cluster may live on; null: any cell.","type":["array","null"],"items":{"type":"string"},"minItems":1,"uniqueItems":true}},"additionalProperties":false}}"##;
+    let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","type":"integer","minimum":1,"maximum":3},"cells":{"description":"The guids of the cells that the cluster may live on; null: any cell.","type":["array","null"],"items":{"type":"string","pattern":"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},"minItems":1,"uniqueItems":true}},"additionalProperties":false}}"##;
+    let none = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{},"additionalProperties":false}}"##;
     let expected = [
         r#"{"services":[{"name":"postgresql","id":"s1","description":"about it","tags":["sql"],"#,
         r#""requires":["syslog_drain"],"bindable":false,"instances_retrievable":false,"bindings_retrievable":false,"#,
         r#""allow_context_updates":true,"metadata":{"displayName":"P","shareable":true},"#,
         r#""dashboard_client":{"id":"c","secret":"x","redirect_uri":"http://r"},"plan_updateable":true,"plans":["#,
         r#"{"id":"p1","name":"small","description":"less","free":true,"binding_rotatable":false,"#,
-        &format!(r#""schemas":{{"service_instance":{{"create":{parameters},"update":{parameters}}}}}}},"#),
+        &format!(
+            r#""schemas":{{"service_instance":{{"create":{parameters},"update":{parameters}}},"service_binding":{{"create":{none}}}}}}},"#
+        ),
         r#"{"id":"p2","name":"large","description":"more","#,
         r#""metadata":{"costs":[{"amount":{"usd":9.5},"unit":"MONTHLY"}]},"free":false,"bindable":true,"#,
         r#""binding_rotatable":true,"plan_updateable":false,"schemas":{"service_binding":{"create":{"parameters":"#,
@@ -137,24 +141,69 @@ fn a_plan_goes_before_its_service() {
     );
 }
 
-/// What the schema allows is what handlers accept.
+/// Numbers as JSON writes them, cells, and anything else in their place.
+fn any_value() -> impl Strategy<Value = Value> {
+    let scalar = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-2i64..8).prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        prop_oneof![Just(2.0), Just(1.5), any::<f64>()].prop_map(Value::from),
+        cell_name().prop_map(Value::from),
+    ];
+    prop_oneof![
+        scalar.clone(),
+        proptest::collection::vec(cell_name().prop_map(Value::from), 0..4).prop_map(Value::from),
+        proptest::collection::vec(scalar, 0..4).prop_map(Value::from),
+        Just(json!({})),
+    ]
+}
+
+/// Few names, so that some are there twice, and such as do not fit.
+fn cell_name() -> impl Strategy<Value = String> {
+    let fitting = "[a-b][0-9._-]{0,1}".prop_map(String::from);
+    let long = (126usize..131).prop_map(|length| "c".repeat(length));
+    prop_oneof![4 => fitting, 1 => long, 1 => ".{0,3}"]
+}
+
+fn any_parameters() -> impl Strategy<Value = Map<String, Value>> {
+    let name = prop_oneof![
+        4 => Just("node-count".to_owned()),
+        4 => Just("cells".to_owned()),
+        1 => ".{0,12}",
+    ];
+    proptest::collection::vec((name, any_value()), 0..3).prop_map(Map::from_iter)
+}
+
+proptest! {
+    /// What the published schemas allow is what handlers accept.
+    #[test]
+    fn schemas_and_handlers_agree(parameters in any_parameters(), max in 1u32..6) {
+        let mut plan = catalog().plan("s1", "p1").unwrap().1.clone();
+        plan.cluster.nodes = NodeCount { default: 1, max };
+        let schemas = plan.published_schemas();
+        let given = Value::from(parameters.clone());
+        let allows = |schema: Option<Map<String, Value>>| {
+            let schema = Value::from(schema.unwrap());
+            jsonschema::draft4::new(&schema).unwrap().is_valid(&given)
+        };
+        let accepted = crate::parameters::wishes(&parameters, &plan, 1).is_ok();
+        prop_assert_eq!(allows(schemas.create), accepted);
+        prop_assert_eq!(allows(schemas.update), accepted);
+        let accepted = crate::parameters::check_binding(&parameters).is_ok();
+        prop_assert_eq!(allows(schemas.bind), accepted);
+    }
+}
+
 #[test]
-fn schema_and_handlers_agree_on_the_number_of_nodes() {
+fn what_is_published_are_schemas_of_draft_04() {
     let catalog = catalog();
     let (_, plan) = catalog.plan("s1", "p1").unwrap();
-    let schema = plan.published_schemas().create.unwrap();
-    let limit = |name| schema["properties"]["node-count"][name].as_u64().unwrap();
-    for count in 0..6u64 {
-        let parameters = json!({"node-count": count}).as_object().unwrap().clone();
-        let accepted = crate::parameters::wishes(&parameters, plan, 1).is_ok();
-        assert_eq!(
-            accepted,
-            (limit("minimum")..=limit("maximum")).contains(&count),
-            "{count}"
-        );
+    let Schemas { create, update, bind } = plan.published_schemas();
+    for schema in [create, update, bind] {
+        let schema = Value::from(schema.unwrap());
+        assert_eq!(schema["$schema"], "http://json-schema.org/draft-04/schema#");
+        assert!(jsonschema::draft4::meta::is_valid(&schema), "{schema}");
     }
-    let known: Vec<_> = schema["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(known, ["node-count", "cells"]);
-    let unknown = json!({"cell": ["a"]}).as_object().unwrap().clone();
-    assert!(crate::parameters::wishes(&unknown, plan, 1).is_err());
 }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::{
+    certificate::{self, CertificateFiles},
     credentials::{self, Credentials},
     error::ConfigError,
     section::Section,
@@ -12,8 +13,8 @@ use super::{
 /// How the broker serves the Open Service Broker API.
 #[derive(Debug, Clone)]
 pub struct Broker {
-    /// `bind_address`; by default 127.0.0.1, since the broker itself speaks plain HTTP and takes passwords. To be
-    /// reached from other machines it stands behind a gateway with TLS, or has `0.0.0.0` here.
+    /// `bind_address`; by default 127.0.0.1, since the broker takes passwords, and speaks plain HTTP unless it has a
+    /// certificate. To be reached from other machines it stands behind a gateway with TLS, or has `0.0.0.0` here.
     pub bind_address: IpAddr,
     /// `port`, by default 8888.
     pub port: u16,
@@ -22,6 +23,8 @@ pub struct Broker {
     /// Who may call: `username` and `password` first, then the pairs of `credentials` (so that they can be replaced
     /// one after the other). Never empty.
     pub credentials: Vec<Credentials>,
+    /// `certificate_file` and `key_file`: PEM, with which the port speaks TLS; both may be replaced while it runs.
+    pub certificate: Option<CertificateFiles>,
 }
 
 /// How closely requests must follow the specification (design.md, 6).
@@ -40,6 +43,8 @@ pub(super) const KEYS: &[&str] = &[
     "bind_address",
     "posture",
     "credentials",
+    "certificate_file",
+    "key_file",
 ];
 
 /// The outer error is a mistake; the inner one only that nobody could call, which matters to the broker alone.
@@ -50,6 +55,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<Result<Broker, ConfigErr
     let posture = section.or("posture", Posture::Strict, |value| value.one_of(&postures))?;
     let mut credentials: Vec<_> = credentials::optional(section)?.into_iter().collect();
     credentials.extend(section.or("credentials", Vec::new(), pairs)?);
+    let certificate = certificate::optional(section)?;
     if credentials.is_empty() {
         return Ok(Err(section.missing("username")));
     }
@@ -58,6 +64,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<Result<Broker, ConfigErr
         port,
         posture,
         credentials,
+        certificate,
     }))
 }
 

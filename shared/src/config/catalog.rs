@@ -119,7 +119,7 @@ fn plan(value: Value, ids: &mut Unique, names: &mut Unique) -> Result<Plan, Conf
         id: section.required("id", |value| ids.text(value))?,
         name: section.required("name", |value| name(value, names))?,
         description: section.required("description", Value::text)?,
-        metadata: section.or("metadata", Map::new(), metadata)?,
+        metadata: section.or("metadata", Map::new(), plan_metadata)?,
         free: section.or("free", true, Value::boolean)?,
         bindable: section.optional("bindable", Value::boolean)?,
         plan_updateable: section.optional("plan_updateable", Value::boolean)?,
@@ -173,6 +173,29 @@ fn metadata(value: Value) -> Result<Map<String, Json>, ConfigError> {
         )
     };
     Ok(metadata.into_iter().map(spell).collect())
+}
+
+/// What platforms show of a plan has the form that they look for (profile.md of the specification).
+fn plan_metadata(value: Value) -> Result<Map<String, Json>, ConfigError> {
+    let spot = value.spot.clone();
+    let metadata = metadata(value)?;
+    let all = |list: Option<&Json>, fits: fn(&Json) -> bool| {
+        list.is_none_or(|list| list.as_array().is_some_and(|list| list.iter().all(fits)))
+    };
+    if !all(metadata.get("bullets"), Json::is_string) {
+        return Err(spot.error("'bullets' must be a list of texts"));
+    }
+    if !all(metadata.get("costs"), is_cost) {
+        return Err(spot.error("'costs' must be a list such as [{amount: {usd: 9.0}, unit: MONTHLY}]"));
+    }
+    Ok(metadata)
+}
+
+/// Amounts by currency, and what they are paid for.
+fn is_cost(cost: &Json) -> bool {
+    let amount = cost["amount"].as_object();
+    amount.is_some_and(|amount| !amount.is_empty() && amount.values().all(Json::is_number))
+        && cost["unit"].as_str().is_some_and(|unit| !unit.is_empty())
 }
 
 fn dashboard_client(value: Value, ids: &mut Unique) -> Result<DashboardClient, ConfigError> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
+    certificate::{self, CertificateFiles},
     credentials::{self, Credentials},
     error::ConfigError,
     section::Section,
@@ -19,16 +20,7 @@ pub struct KvStore {
     /// `ca_file`: PEM, the authorities that may sign etcd's certificate, instead of the usual ones.
     pub ca_file: Option<PathBuf>,
     /// `certificate_file` and `key_file`: PEM, what the broker shows to etcd.
-    pub client_certificate: Option<ClientCertificate>,
-}
-
-/// A certificate with its key.
-#[derive(Debug, Clone)]
-pub struct ClientCertificate {
-    /// PEM, the certificate and what leads to its authority.
-    pub certificate_file: PathBuf,
-    /// PEM, its private key.
-    pub key_file: PathBuf,
+    pub client_certificate: Option<CertificateFiles>,
 }
 
 pub(super) const KEYS: &[&str] = &[
@@ -44,21 +36,11 @@ pub(super) const KEYS: &[&str] = &[
 pub(super) fn read(section: &mut Section<'_>) -> Result<KvStore, ConfigError> {
     section.or("type", (), |value| value.one_of(&[("etcd", ())]))?;
     let machines = section.required("machines", machines)?;
-    let certificate = section.optional("certificate_file", Value::file_path)?;
-    let key = section.optional("key_file", Value::file_path)?;
     Ok(KvStore {
         machines,
         credentials: credentials::optional(section)?,
         ca_file: section.optional("ca_file", Value::file_path)?,
-        client_certificate: match (certificate, key) {
-            (None, None) => None,
-            (Some(certificate_file), Some(key_file)) => Some(ClientCertificate {
-                certificate_file,
-                key_file,
-            }),
-            (None, Some(_)) => return Err(section.missing("certificate_file")),
-            (Some(_), None) => return Err(section.missing("key_file")),
-        },
+        client_certificate: certificate::optional(section)?,
     })
 }
 

@@ -22,6 +22,7 @@ mod backend;
 mod broker;
 mod catalog;
 mod cell;
+mod certificate;
 mod cluster;
 mod credentials;
 mod document;
@@ -46,9 +47,10 @@ pub use self::{
     backend::Backend,
     broker::{Broker, Posture},
     cell::{Cell, PatroniProgram},
+    certificate::CertificateFiles,
     credentials::Credentials,
     error::ConfigError,
-    kvstore::{ClientCertificate, KvStore},
+    kvstore::KvStore,
     operations::Operations,
     ports::Ports,
     router::Router,

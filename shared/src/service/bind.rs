@@ -13,6 +13,7 @@ use crate::{
     ids::{BindingId, Incarnation, InstanceId, Port},
     keyspace,
     master_keys::Kind,
+    parameters,
     ports::gone_or_other,
     record::{Record, State},
     store::{Index, Read, StoreError},
@@ -27,6 +28,8 @@ pub struct Bind {
     pub binding: BindingId,
     /// What it shall be.
     pub request: BindRequest,
+    /// The binding whose place it shall take, if any.
+    pub predecessor: Option<String>,
     /// Who asks.
     pub originating_identity: Option<String>,
 }
@@ -65,15 +68,16 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         .settings
         .catalog
         .plan(&command.request.service_id, &command.request.plan_id)?;
-    let (current, entry) = try_join!(read_record(broker, &command.instance), async {
-        Ok(broker.store.get(&key, Read::Quorum).await?)
-    })?;
+    parameters::check_binding(&command.request.parameters)?;
+    if command.predecessor.is_some() && !plan.binding_rotatable {
+        return Err(Error::BadRequest(
+            "bindings of this plan cannot be rotated".to_owned(),
+        ));
+    }
+    let (current, entry) = read_both(broker, &command.instance, &command.binding).await?;
     let Some(Current { record, .. }) = current else {
         return Err(Error::NotFound("there is no such instance".to_owned()));
     };
-    let entry = entry
-        .map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)))
-        .transpose()?;
     // One of an earlier life of the instance, left by a handler that stood still, is in nobody's way.
     let (there, stale) = match entry {
         Some((binding, index)) if binding.instance_incarnation != record.incarnation => (None, Some(index)),
@@ -81,10 +85,13 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     };
     if let Some((binding, index)) = there {
         if binding.request != command.request {
-            return Err(Error::Conflict(
-                "a binding with this id exists with other attributes".to_owned(),
-            ));
+            return Err(Error::Conflict(format!(
+                "a binding with this id exists with another {}",
+                binding.request.differences(&command.request).join(", ")
+            )));
         }
+        // What is answered must be usable.
+        check_not_deleting(&record)?;
         return match binding.state {
             BindingState::Ready => again(broker, command, &record, &binding).await,
             BindingState::Creating => complete(broker, command, &record, binding, index).await,
@@ -100,12 +107,6 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         return Err(Error::BadRequest(
             "the instance has another plan than this request names".to_owned(),
         ));
-    }
-    if let Some(unknown) = command.request.parameters.keys().next() {
-        let shown: String = unknown.chars().take(64).flat_map(char::escape_default).collect();
-        return Err(Error::BadRequest(format!(
-            "unknown parameter '{shown}'; a binding has none"
-        )));
     }
     check_ready(&record)?;
     let binding = Binding {
@@ -135,13 +136,23 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     complete(broker, command, &record, binding, index).await
 }
 
+/// The instance, and the binding with the index it stands at.
+pub(super) async fn read_both(
+    broker: &Broker,
+    instance: &InstanceId,
+    binding: &BindingId,
+) -> Result<(Option<Current>, Option<(Binding, Index)>), Error> {
+    let key = keyspace::binding(instance, binding);
+    let (current, entry) = try_join!(read_record(broker, instance), async {
+        Ok(broker.store.get(&key, Read::Quorum).await?)
+    })?;
+    let entry = entry.map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)));
+    Ok((current, entry.transpose()?))
+}
+
 /// Only an instance that was made and is not on its way out can be bound.
 fn check_ready(record: &Record) -> Result<(), Error> {
-    if record.state == State::Deleting {
-        return Err(Error::Concurrency(
-            "the instance is being deprovisioned".to_owned(),
-        ));
-    }
+    check_not_deleting(record)?;
     if let Some(operation) = &record.operation {
         let kind = operation.kind.as_str();
         return Err(Error::Concurrency(format!(
@@ -157,20 +168,30 @@ fn check_ready(record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
+fn check_not_deleting(record: &Record) -> Result<(), Error> {
+    if record.state == State::Deleting {
+        return Err(Error::Concurrency(
+            "the instance is being deprovisioned".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Answers a binding that is there. Its role is made again if an asynchronous failover has lost it: credentials that are
 /// answered must work.
 async fn again(broker: &Broker, command: &Bind, record: &Record, binding: &Binding) -> Result<Bound, Error> {
-    let bound = credentials(broker, command, record, binding, true)?;
-    if record.state == State::Active {
-        let door = broker.public_door(record)?.ok_or_else(no_port)?;
-        let Credentials {
-            username, password, ..
-        } = &bound.credentials;
-        if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
-            return Err(Error::Concurrency("the binding is being removed".to_owned()));
-        }
+    let credentials = credentials(broker, (&command.instance, &command.binding), record, binding)?;
+    let door = broker.public_door(record)?.ok_or_else(no_port)?;
+    let Credentials {
+        username, password, ..
+    } = &credentials;
+    if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
+        return Err(Error::Concurrency("the binding is being removed".to_owned()));
     }
-    Ok(bound)
+    Ok(Bound {
+        existed: true,
+        credentials,
+    })
 }
 
 async fn complete(
@@ -180,11 +201,11 @@ async fn complete(
     binding: Binding,
     index: Index,
 ) -> Result<Bound, Error> {
-    let bound = credentials(broker, command, record, &binding, false)?;
+    let credentials = credentials(broker, (&command.instance, &command.binding), record, &binding)?;
     let door = broker.public_door(record)?.ok_or_else(no_port)?;
     let Credentials {
         username, password, ..
-    } = &bound.credentials;
+    } = &credentials;
     let withdrawn = || Error::Concurrency("the binding was removed while it was being made".to_owned());
     match broker.databases.create_login(&door, username, password).await {
         Ok(Login::Ready) => {}
@@ -223,7 +244,10 @@ async fn complete(
         Err(error) => return Err(error.into()),
     }
     tracing::info!(instance = %command.instance, binding = %command.binding, role = username, "bound");
-    Ok(bound)
+    Ok(Bound {
+        existed: false,
+        credentials,
+    })
 }
 
 /// A handler that stood still may have written a binding of an instance that is gone, or is going: nobody would delete it.
@@ -246,27 +270,26 @@ async fn take_back_without_instance(
     Ok(())
 }
 
-fn credentials(
+/// The credentials of the binding with these ids.
+pub(super) fn credentials(
     broker: &Broker,
-    command: &Bind,
+    (instance, id): (&InstanceId, &BindingId),
     record: &Record,
     binding: &Binding,
-    existed: bool,
-) -> Result<Bound, Error> {
+) -> Result<Credentials, Error> {
     let port = record.port.owned().ok_or_else(no_port)?;
-    let kind = Kind::Bind(&command.binding, binding.incarnation);
+    let kind = Kind::Bind(id, binding.incarnation);
     let of_its_key = Record {
         master_key: binding.master_key.clone(),
         ..record.clone()
     };
-    let credentials = Credentials {
+    Ok(Credentials {
         host: broker.settings.router_hostname.clone(),
         port,
         name: DATABASE,
-        username: binding.role(&command.instance, &command.binding),
+        username: binding.role(instance, id),
         password: broker.password(&of_its_key, kind)?,
-    };
-    Ok(Bound { existed, credentials })
+    })
 }
 
 fn no_port() -> Error {

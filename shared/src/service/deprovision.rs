@@ -79,7 +79,13 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
         }
         let identity = command.originating_identity.clone();
         let description = format!("removing nodes: 0 of {} gone", current.record.nodes.len());
-        let operation = begin(broker, OperationKind::Deprovision, description, identity);
+        let operation = begin(
+            broker,
+            OperationKind::Deprovision,
+            &current.record.request,
+            description,
+            identity,
+        );
         let next = deleting(current.record, operation.clone());
         mark(broker, &command.instance, next.incarnation, &operation).await?;
         let key = keyspace::record(&command.instance);
@@ -232,6 +238,6 @@ async fn finish(
     }
     match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Deprovisioned::Done),
-        wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
+        wait::Ended::Badly(operation) => Err(operation.into()),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{Operation, OperationKind, OperationState, Tombstone},
+    record::{AfterFailure, Operation, OperationKind, OperationState, Tombstone},
     store::Read,
 };
 
@@ -22,35 +22,12 @@ pub struct LastOperation {
     pub after_failure: Option<AfterFailure>,
 }
 
-/// What a failed operation means for the instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AfterFailure {
-    /// Whether the instance can still be used.
-    pub instance_usable: bool,
-    /// Whether the same update may be asked for again; `None` for a deprovision.
-    pub update_repeatable: Option<bool>,
-}
-
 impl From<Operation> for LastOperation {
     fn from(operation: Operation) -> Self {
-        let failed = operation.state == OperationState::Failed;
-        let after_failure = match operation.kind {
-            // Nodes come and go one by one while the leader goes on, and whatever was reached stays.
-            OperationKind::Update => Some(AfterFailure {
-                instance_usable: true,
-                update_repeatable: Some(true),
-            }),
-            OperationKind::Deprovision => Some(AfterFailure {
-                instance_usable: false,
-                update_repeatable: None,
-            }),
-            OperationKind::Provision => None,
-        };
-        let (state, description) = (operation.state, operation.description);
         Self {
-            state,
-            description,
-            after_failure: after_failure.filter(|_| failed),
+            state: operation.state,
+            after_failure: operation.after_failure(),
+            description: operation.description,
         }
     }
 }
@@ -59,7 +36,7 @@ impl From<Operation> for LastOperation {
 ///
 /// # Errors
 /// `NotFound` when there is no such instance and nothing is remembered of one; `Gone` instead if the client asks for a
-/// deprovision.
+/// deprovision. A client that asks for another operation of an instance that was taken away meanwhile is told that it failed.
 pub async fn last_operation(
     broker: &Broker,
     id: &InstanceId,
@@ -75,11 +52,35 @@ pub async fn last_operation(
     if let Some(entry) = broker.store.get(&keyspace::tombstone(id), Read::Quorum).await?
         && let Ok(tombstone) = serde_json::from_str::<Tombstone>(&entry.value)
     {
-        return Ok(tombstone.operation.into());
+        let is_deprovision = tombstone.operation.kind == OperationKind::Deprovision;
+        return Ok(match asked_for {
+            // The end of a deprovision must not look like that of the operation which it halted.
+            Some(other) if is_deprovision && names_another(other) => halted(other),
+            _ => tombstone.operation.into(),
+        });
     }
     let text = "there is no such instance".to_owned();
     match asked_for {
         Some(operation) if operation.starts_with("deprovision") => Err(Error::Gone(text)),
         _ => Err(Error::NotFound(text)),
+    }
+}
+
+fn names_another(operation: &str) -> bool {
+    [OperationKind::Provision, OperationKind::Update]
+        .iter()
+        .any(|kind| operation.starts_with(kind.as_str()))
+}
+
+/// What became of a provision or an update whose instance is gone.
+fn halted(operation: &str) -> LastOperation {
+    let is_update = operation.starts_with(OperationKind::Update.as_str());
+    LastOperation {
+        state: OperationState::Failed,
+        description: "the instance was deprovisioned".to_owned(),
+        after_failure: is_update.then_some(AfterFailure {
+            instance_usable: false,
+            update_repeatable: Some(false),
+        }),
     }
 }

@@ -90,7 +90,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     let identity = command.originating_identity.clone();
     let count = usize::try_from(node_count).unwrap_or(usize::MAX);
     let description = format!("members {}", vec!["stopped"; count].join(", "));
-    let operation = begin(broker, OperationKind::Provision, description, identity);
+    let operation = begin(broker, OperationKind::Provision, request, description, identity);
     let port = PortClaim::Candidate {
         port: candidate,
         misses: 0,
@@ -101,6 +101,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         incarnation,
         request: request.clone(),
         context: command.context.clone(),
+        maintenance_version: plan.maintenance_info.as_ref().map(|info| info.version.clone()),
         node_count,
         cells: wishes.cells,
         port,
@@ -186,19 +187,23 @@ async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<
             "the instance is being deprovisioned".to_owned(),
         ));
     }
+    let under_way = record.operation.as_ref().map(|operation| operation.kind);
+    if under_way == Some(OperationKind::Update) {
+        return Err(Error::Concurrency("the instance is being updated".to_owned()));
+    }
     if record.request != command.request {
-        return Err(Error::Conflict(
-            "an instance with this id exists with other attributes".to_owned(),
-        ));
+        return Err(Error::Conflict(format!(
+            "an instance with this id exists with another {}",
+            record.request.differences(&command.request).join(", ")
+        )));
     }
     match (&record.operation, &record.last_operation) {
-        (Some(operation), _) if operation.kind == OperationKind::Provision => {
+        (Some(operation), _) => {
             if command.patience == Patience::Polls && push(broker, &command.instance, operation).await? {
                 return Ok(Provisioned::Exists);
             }
             finish(broker, command, operation).await
         }
-        (Some(_), _) => Err(Error::Concurrency("the instance is being updated".to_owned())),
         (None, Some(last))
             if last.kind == OperationKind::Provision && last.state == OperationState::Failed =>
         {
@@ -219,6 +224,7 @@ async fn go_on(broker: &Broker, command: &Provision, current: Current) -> Result
     let operation = begin(
         broker,
         OperationKind::Provision,
+        &record.request,
         description,
         command.originating_identity.clone(),
     );
@@ -255,13 +261,14 @@ async fn finish(broker: &Broker, command: &Provision, operation: &Operation) -> 
     }
     match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Provisioned::Created),
-        wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
+        wait::Ended::Badly(operation) => Err(operation.into()),
     }
 }
 
 /// Would there be a cell for each node? Asked before anything is written, so that nothing is left behind.
 fn check_room(cells: &[Cell], wishes: &Wishes) -> Result<(), Error> {
     let views: Vec<_> = cells.iter().map(|cell| cell.view.clone()).collect();
+    wishes.check_count()?;
     wishes.check_cells(&views, None)?;
     let wanted = Wanted {
         count: usize::try_from(wishes.node_count).unwrap_or(usize::MAX),

@@ -17,12 +17,26 @@ use crate::{
 /// How often a lost compare-and-swap is tried again.
 const TRIES: usize = 5;
 
+/// What a client asks for.
+#[derive(Debug, Clone)]
+pub struct Unbind {
+    /// Whose binding.
+    pub instance: InstanceId,
+    /// The binding to take away.
+    pub binding: BindingId,
+    /// What the request lacks. To a client whose binding is gone it does not matter (osb-reference.md, 1, Check order).
+    pub lacks: Option<String>,
+    /// Who asks.
+    pub originating_identity: Option<String>,
+}
+
 /// Takes a binding's login away, ends its sessions and forgets it. Its objects stay.
 ///
 /// # Errors
-/// `Gone` when there is no such binding, 503 while PostgreSQL cannot be reached; then the login may still work, and the
-/// same request goes on with it.
-pub async fn unbind(broker: &Broker, instance: &InstanceId, binding_id: &BindingId) -> Result<(), Error> {
+/// `Gone` when there is no such binding, `BadRequest` when the request lacks something, 503 while PostgreSQL cannot be
+/// reached; then the login may still work, and the same request goes on with it.
+pub async fn unbind(broker: &Broker, command: &Unbind) -> Result<(), Error> {
+    let (instance, binding_id) = (&command.instance, &command.binding);
     let key = keyspace::binding(instance, binding_id);
     for _ in 0..TRIES {
         let (current, entry) = try_join!(read_record(broker, instance), async {
@@ -31,6 +45,9 @@ pub async fn unbind(broker: &Broker, instance: &InstanceId, binding_id: &Binding
         let (Some(Current { record, .. }), Some(entry)) = (current, entry) else {
             return Err(Error::Gone("there is no such binding".to_owned()));
         };
+        if let Some(lacks) = &command.lacks {
+            return Err(Error::BadRequest(lacks.clone()));
+        }
         let binding = Binding::parse(&entry.value).map_err(|source| Error::Corrupt {
             what: "binding",
             source,
@@ -56,7 +73,9 @@ pub async fn unbind(broker: &Broker, instance: &InstanceId, binding_id: &Binding
         }
         withdraw(broker, &record, &binding, instance, binding_id).await?;
         gone_or_other(broker.store.compare_and_delete(&key, index).await)?;
-        tracing::info!(%instance, binding = %binding_id, "unbound");
+        tracing::info!(
+            %instance, binding = %binding_id, identity = command.originating_identity, "unbound"
+        );
         return Ok(());
     }
     Err(Error::Concurrency(

@@ -30,6 +30,8 @@ pub struct Update {
     pub plan_id: Option<String>,
     /// The parameters to change; the others stay as they are.
     pub parameters: Map<String, Value>,
+    /// The platform's context, if given.
+    pub context: Option<Map<String, Value>>,
     /// `maintenance_info.version`, if given.
     pub maintenance_version: Option<String>,
     /// How the client takes the end.
@@ -55,10 +57,17 @@ pub enum Updated {
 /// # Errors
 /// 400, 404, 422, 503 and 504 of [`Error`]; then nothing was changed.
 pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error> {
-    broker.settings.catalog.service(&command.service_id)?;
+    let service = broker.settings.catalog.service(&command.service_id)?;
     if let Some(plan_id) = &command.plan_id {
         let (_, plan) = broker.settings.catalog.plan(&command.service_id, plan_id)?;
         check(command, plan)?;
+    }
+    if service.allow_context_updates
+        && command.parameters.is_empty()
+        && let Some(context) = &command.context
+        && only_context(broker, command, context).await?
+    {
+        return Ok(Updated::Done);
     }
     command.patience.check()?;
     let mut meant = None;
@@ -72,28 +81,23 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
                 "the instance was taken away and made again meanwhile".to_owned(),
             ));
         }
-        if record.state == State::Deleting {
-            return Err(Error::Concurrency(
-                "the instance is being deprovisioned".to_owned(),
-            ));
-        }
+        check_not_deleting(record)?;
         let plan = plan_of(broker, command, record)?;
         check(command, plan)?;
         let (wishes, parameters) = target(command, record, plan)?;
         let as_asked = (record.node_count, &record.cells) == (wishes.node_count, &wishes.cells)
-            && record.request.parameters == parameters;
-        if let Some(operation) = &record.operation {
-            if operation.kind == OperationKind::Update && as_asked {
-                if command.patience == Patience::Polls && push(broker, &command.instance, operation).await? {
-                    return Ok(Updated::Done);
-                }
-                return finish(broker, command, operation).await;
+            && record.request.parameters == parameters
+            && is_maintained(command, record);
+        if let Some(operation) = &record.operation
+            && operation.kind == OperationKind::Update
+            && as_asked
+        {
+            if command.patience == Patience::Polls && push(broker, &command.instance, operation).await? {
+                return Ok(Updated::Done);
             }
-            let kind = operation.kind.as_str();
-            return Err(Error::Concurrency(format!(
-                "the instance is busy with its {kind}"
-            )));
+            return finish(broker, command, operation).await;
         }
+        check_idle(record)?;
         let failed = record
             .last_operation
             .as_ref()
@@ -116,6 +120,70 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
     ))
 }
 
+/// Takes over a new context where nothing else is to change, which no cell and no client of the cluster takes part in.
+/// Answers whether that was all.
+async fn only_context(
+    broker: &Broker,
+    command: &Update,
+    context: &Map<String, Value>,
+) -> Result<bool, Error> {
+    for _ in 0..TRIES {
+        let Some(Current { record, index }) = read_record(broker, &command.instance).await? else {
+            return Err(Error::NotFound("there is no such instance".to_owned()));
+        };
+        let same_plan = plan_of(broker, command, &record).is_ok();
+        if !same_plan || !is_maintained(command, &record) {
+            return Ok(false);
+        }
+        check_idle(&record)?;
+        if record.context == *context {
+            return Ok(true);
+        }
+        let next = Record {
+            context: context.clone(),
+            ..record
+        };
+        let key = keyspace::record(&command.instance);
+        match broker
+            .store
+            .compare_and_swap(&key, &next.to_json(), index, None)
+            .await
+        {
+            Ok(_) => return Ok(true),
+            Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Concurrency(
+        "another request about this instance is under way".to_owned(),
+    ))
+}
+
+/// Whether the instance is at the version of the plan's maintenance that the client asks for, if it asks for one.
+fn is_maintained(command: &Update, record: &Record) -> bool {
+    command.maintenance_version.is_none() || command.maintenance_version == record.maintenance_version
+}
+
+fn check_idle(record: &Record) -> Result<(), Error> {
+    check_not_deleting(record)?;
+    match &record.operation {
+        None => Ok(()),
+        Some(operation) => Err(Error::Concurrency(format!(
+            "the instance is busy with its {}",
+            operation.kind.as_str()
+        ))),
+    }
+}
+
+fn check_not_deleting(record: &Record) -> Result<(), Error> {
+    if record.state == State::Deleting {
+        return Err(Error::Concurrency(
+            "the instance is being deprovisioned".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Writes the changed record and takes the first steps. `None`: somebody else wrote first.
 async fn begin_update(
     broker: &Broker,
@@ -133,6 +201,7 @@ async fn begin_update(
     let operation = begin(
         broker,
         OperationKind::Update,
+        &record.request,
         description,
         command.originating_identity.clone(),
     );
@@ -145,6 +214,8 @@ async fn begin_update(
         ..record
     };
     next.request.parameters = parameters;
+    next.context = command.context.clone().unwrap_or(next.context);
+    next.maintenance_version = command.maintenance_version.clone().or(next.maintenance_version);
     let key = keyspace::record(&command.instance);
     match broker
         .store
@@ -179,7 +250,7 @@ async fn finish(broker: &Broker, command: &Update, operation: &Operation) -> Res
     }
     match wait::until_ended(broker, &command.instance, operation).await? {
         wait::Ended::Well => Ok(Updated::Done),
-        wait::Ended::Badly(operation) => Err(Error::Failed(operation.description)),
+        wait::Ended::Badly(operation) => Err(operation.into()),
     }
 }
 
@@ -218,7 +289,6 @@ fn target(command: &Update, record: &Record, plan: &Plan) -> Result<(Wishes, Map
     if !command.parameters.contains_key(parameters::CELLS) {
         wishes.cells.clone_from(&record.cells);
     }
-    wishes.check_count()?;
     Ok((wishes, merged))
 }
 
@@ -231,6 +301,7 @@ async fn check_room(broker: &Broker, record: &Record, wishes: &Wishes) -> Result
     if count == 0 && wishes.cells == record.cells {
         return Ok(());
     }
+    wishes.check_count()?;
     let cells = broker.settings.known_cells.list(&*broker.store).await?;
     let views: Vec<_> = cells.into_iter().map(|cell| cell.view).collect();
     wishes.check_cells(&views, record.cells.as_deref())?;

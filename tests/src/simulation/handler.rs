@@ -27,7 +27,7 @@ use shared::{
         deprovision::{self, Deprovision, Deprovisioned},
         last_operation::{self, LastOperation},
         provision::{self, Provision, Provisioned},
-        unbind,
+        unbind::{self, Unbind},
         update::{self, Update, Updated},
     },
     store::StoreError,
@@ -77,6 +77,12 @@ impl Handler {
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// What it works with.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
     }
 
     /// Runs something of this handler until it ends, or the process dies or freezes: then `None`.
@@ -176,6 +182,7 @@ impl Handler {
             service_id: "s1".to_owned(),
             plan_id: None,
             parameters,
+            context: None,
             maintenance_version: None,
             patience: Patience::Polls,
             originating_identity: None,
@@ -211,6 +218,7 @@ impl Handler {
             instance: id.clone(),
             binding: binding.clone(),
             request,
+            predecessor: None,
             originating_identity: None,
         };
         bind::bind(&self.broker, &command).await
@@ -221,7 +229,13 @@ impl Handler {
     /// # Errors
     /// As [`unbind::unbind`].
     pub async fn unbind(&self, id: &InstanceId, binding: &BindingId) -> Result<(), Error> {
-        unbind::unbind(&self.broker, id, binding).await
+        let command = Unbind {
+            instance: id.clone(),
+            binding: binding.clone(),
+            lacks: None,
+            originating_identity: None,
+        };
+        unbind::unbind(&self.broker, &command).await
     }
 
     /// GET of the last operation.

@@ -173,7 +173,9 @@ impl World {
         self.handler_with(process, settings(100, "p2"))
     }
 
-    fn handler_with(self: &Arc<Self>, process: Process, settings: Arc<Settings>) -> Handler {
+    /// A handler that is configured otherwise.
+    #[must_use]
+    pub fn handler_with(self: &Arc<Self>, process: Process, settings: Arc<Settings>) -> Handler {
         let process = Arc::new(process);
         let wire = Arc::new(Wire::new(Arc::clone(self), Arc::clone(&process)));
         let broker = Broker {

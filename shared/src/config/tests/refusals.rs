@@ -29,7 +29,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "\nbroker:\n  port: 1\n  pasword: secret\n",
-        "x.yml:4: broker.pasword: no such key; there are: port, username, password, bind_address, posture, credentials",
+        "x.yml:4: broker.pasword: no such key; there are: port, username, password, bind_address, posture, credentials, certificate_file, key_file",
     ),
     (
         "broker:\n  port: 65536\n",
@@ -133,6 +133,10 @@ const FILES: &[(&str, &str)] = &[
     (
         "kvstore:\n  machines: 'http://a?b'\n",
         "x.yml:2: kvstore.machines[0]: must not hold a query or a fragment",
+    ),
+    (
+        "broker:\n  port: 1\n  key_file: b\n",
+        "x.yml:1: broker.certificate_file: is missing: set it or PATRONI_BROKER_BROKER_CERTIFICATE_FILE",
     ),
     (
         "kvstore:\n  machines: 'https://a'\n  key_file: b\n",

@@ -83,6 +83,18 @@ const PLANS: &[(&str, &str)] = &[
         "x.yml:11: {plan}.maximum_polling_duration: must be a whole number from 1 to 4294967295, not '1.5'",
     ),
     (
+        "metadata: {bullets: [a, 2]}",
+        "x.yml:11: {plan}.metadata: 'bullets' must be a list of texts",
+    ),
+    (
+        "metadata: {costs: [{amount: 9.0, unit: MONTHLY}]}",
+        "x.yml:11: {plan}.metadata: 'costs' must be a list such as [{amount: {usd: 9.0}, unit: MONTHLY}]",
+    ),
+    (
+        "metadata: {costs: [{amount: {usd: 9.0}}]}",
+        "x.yml:11: {plan}.metadata: 'costs' must be a list such as [{amount: {usd: 9.0}, unit: MONTHLY}]",
+    ),
+    (
         "maintenance_info: {version: '1.0'}",
         "x.yml:11: {plan}.maintenance_info.version: must be a semantic version such as '1.0.0', not '1.0'",
     ),

@@ -123,6 +123,7 @@ impl Case {
                 parameters: Map::new(),
             },
             context: Map::new(),
+            maintenance_version: None,
             node_count: count,
             cells: None,
             port: PortClaim::Candidate {

@@ -1,0 +1,126 @@
+//! The certificate that the port shows, reloaded when its files change.
+//!
+//! **Guarantees.** A new pair is shown to new connections within seconds. A pair that cannot be used, or of which one half
+//! is not there yet, changes nothing: the last good one goes on.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+use shared::config::CertificateFiles;
+use tokio::time::sleep;
+use tokio_rustls::TlsAcceptor;
+
+/// Between two looks at the files.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A certificate with its key, as it is in its files.
+pub(super) struct Certificate {
+    current: Arc<Current>,
+    files: CertificateFiles,
+    acceptor: TlsAcceptor,
+}
+
+/// What connections are shown.
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Certificate {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When they are not a certificate and its key; the error names the file.
+    pub(super) fn load(files: CertificateFiles) -> io::Result<Self> {
+        let current = Arc::new(Current(RwLock::new(Arc::new(read(&files)?))));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::<Current>::clone(&current));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            current,
+            files,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        })
+    }
+
+    /// What makes a TLS connection of a TCP connection.
+    pub(super) fn acceptor(&self) -> &TlsAcceptor {
+        &self.acceptor
+    }
+
+    /// Looks at the files now and then, and takes a new pair over.
+    pub(super) async fn follow(&self) {
+        let mut loaded = self.stamps();
+        let mut complaint = String::new();
+        loop {
+            sleep(LOOK).await;
+            let stamps = self.stamps();
+            if stamps == loaded {
+                continue;
+            }
+            match read(&self.files) {
+                Ok(pair) => {
+                    *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pair);
+                    loaded = stamps;
+                    complaint.clear();
+                    tracing::info!("the certificate was reloaded");
+                }
+                // It is looked at again, since the other half may be on its way; said once.
+                Err(error) if error.to_string() != complaint => {
+                    complaint = error.to_string();
+                    tracing::warn!(%error, "the new certificate cannot be used; the old one goes on");
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        [&self.files.certificate_file, &self.files.key_file].map(|path| stamp(path))
+    }
+}
+
+/// What differs between a file and another in its place: when it was changed, its size and number.
+type Stamp = (i64, i64, u64, u64);
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let file = fs::metadata(path).ok()?;
+    Some((file.mtime(), file.mtime_nsec(), file.size(), file.ino()))
+}
+
+fn read(files: &CertificateFiles) -> io::Result<CertifiedKey> {
+    let named = |path: &Path, error: &dyn std::fmt::Display| {
+        io::Error::new(ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+    };
+    let (certificate, key) = (&files.certificate_file, &files.key_file);
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|error| named(certificate, &error))?;
+    if chain.is_empty() {
+        return Err(named(certificate, &"it holds no certificate"));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| named(key, &error))?;
+    let provider = ring::default_provider();
+    // Also checks that the two belong together.
+    CertifiedKey::from_der(chain, private, &provider).map_err(|error| named(key, &error))
+}
