@@ -1,0 +1,74 @@
+//! Rows over HTTP: local-runner with the table's configuration.
+
+use serde_json::Value;
+use tests::{
+    osb::Osb,
+    raw,
+    stack::{Options, Stack},
+};
+
+use crate::{answer::Answer, openapi::Document, request::Request, rules, stage::CONFIGURATION, table::Row};
+
+/// What does not come out as it says.
+pub(crate) async fn failures(rows: &[&Row], document: &Document) -> Vec<String> {
+    let stack = stack().await;
+    let osb = stack.osb();
+    let mut failures = Vec::new();
+    for row in rows {
+        let before = stack.keys();
+        let answer = ask(&osb, &row.request).await;
+        let changed = !stack.keys().changes_since(&before).is_empty();
+        let mut wrong = row.expected.differences(&answer, None);
+        wrong.extend(rules::broken(&row.request, &answer, changed));
+        wrong.extend(document.objections(&row.request, &answer));
+        if !wrong.is_empty() {
+            failures.push(format!(
+                "{row}\n  {}\n  {}",
+                wrong.join("\n  "),
+                answer.text.trim()
+            ));
+        }
+    }
+    failures
+}
+
+/// A broker with the table's catalog and credentials, and two cells that nothing ever runs on.
+async fn stack() -> Stack {
+    let configuration: Value = serde_saphyr::from_str(CONFIGURATION).unwrap();
+    let services = configuration["catalog"]["services"].to_string();
+    Stack::start(Options {
+        zones: vec!["z1", "z2"],
+        router: false,
+        variables: vec![
+            ("CATALOG_SERVICES", services),
+            (
+                "BROKER_CREDENTIALS",
+                configuration["broker"]["credentials"].to_string(),
+            ),
+        ],
+        ..Options::default()
+    })
+    .await
+}
+
+async fn ask(osb: &Osb, request: &Request) -> Answer {
+    let query: Vec<_> = request
+        .query
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let target = format!("{}?{}", request.path, query.join("&"));
+    let headers: Vec<_> = request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.clone()))
+        .collect();
+    let answer = raw::request(osb.address(), &request.method, &target, &headers, &request.body).await;
+    let (head, text) = answer.text.split_once("\r\n\r\n").unwrap();
+    let headers = head.lines().skip(1).map(|line| {
+        let (name, value) = line.split_once(": ").unwrap();
+        let name: reqwest::header::HeaderName = name.parse().unwrap();
+        (name, value.parse().unwrap())
+    });
+    Answer::new(answer.status, headers.collect(), text.to_owned())
+}
