@@ -9,6 +9,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 RELEASE := $(TARGET)/release
 CFN_LINT_VERSION := 1.58.0
 CFN_LINT := $(TARGET)/tools/cfn-lint-$(CFN_LINT_VERSION)/bin/cfn-lint
+SCHEMATHESIS_VERSION := 4.32.5
+SCHEMATHESIS := $(TARGET)/tools/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
 
 .PHONY: help dependencies build demo test faults bench install clean
 
@@ -25,12 +27,13 @@ build: dependencies ## build the broker: target/release/local-runner, also named
 demo: build ## show the broker at work on this machine
 	$(RELEASE)/local-runner demo
 
-test: dependencies $(CFN_LINT) ## check the format, lint, and run all tests
+test: dependencies $(CFN_LINT) $(SCHEMATHESIS) ## check the format, lint, and run all tests
 	$(CFN_LINT) template.yaml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) build --locked --workspace # the tests start these binaries
 	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked -p tests --test schemathesis -- --ignored
 
 faults: dependencies ## try the faults of the README's table, and print it
 	@mkdir -p $(TARGET)
@@ -45,6 +48,10 @@ bench: build ## measure: a provision against the same Patroni nodes started by h
 $(CFN_LINT): | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..
 	$(@D)/pip install --quiet --disable-pip-version-check cfn-lint==$(CFN_LINT_VERSION)
+
+$(SCHEMATHESIS): | dependencies
+	/usr/bin/python3 -m venv --clear $(@D)/..
+	$(@D)/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)
 
 install: ## install the built broker under both names into PREFIX/bin (run `make build` first)
 	install -d $(DESTDIR)$(PREFIX)/bin

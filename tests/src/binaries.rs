@@ -44,3 +44,22 @@ fn newer_source(program: &Path) -> Option<String> {
 pub fn repository_file(path: &str) -> String {
     format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))
 }
+
+/// A program that `make test` has installed into `target/tools`.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn tool(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let target = test
+        .ancestors()
+        .nth(3)
+        .expect("a test's executable lies in target/debug/deps");
+    let installed = fs::read_dir(target.join("tools")).into_iter().flatten().flatten();
+    let programs = installed.map(|tool| tool.path().join("bin").join(name));
+    programs
+        .filter(|program| program.is_file())
+        .max()
+        .unwrap_or_else(|| panic!("{name} is not there: run 'make test'"))
+}
