@@ -12,6 +12,9 @@ use async_trait::async_trait;
 /// etcd's modifiedIndex. Never zero: a condition on index 0 means "no condition" in etcd's v2 API.
 pub type Index = NonZeroU64;
 
+/// Why an empty value cannot be compared with: in etcd's v2 API it means "no condition".
+pub const NO_CONDITION: &str = "an empty value is no condition";
+
 /// A key's value and the index of the write that put it there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -180,6 +183,15 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// `Missing` when it is gone; `Conflict` when it is at another index; `Unavailable`, `Ambiguous`.
     async fn compare_and_delete(&self, key: &str, index: Index) -> Result<(), StoreError>;
+
+    /// Deletes a leaf that must still hold `value` and be at `index`: for a key of somebody else's, which must say what
+    /// it was seen to say, whatever an index means in a store that was restored meanwhile. `value` is not empty: an empty
+    /// one is no condition in etcd's v2 API.
+    ///
+    /// # Errors
+    /// `Missing` when it is gone; `Conflict` when it holds another value or is at another index; `Unexpected` when `value`
+    /// is empty; `Unavailable`, `Ambiguous`.
+    async fn compare_value_and_delete(&self, key: &str, value: &str, index: Index) -> Result<(), StoreError>;
 
     /// Deletes a directory that must be empty. There is no recursive delete, on purpose (design.md, 4, rule 2).
     ///

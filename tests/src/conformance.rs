@@ -21,6 +21,7 @@ macro_rules! for_each_check {
     ($make:ident) => {
         $make! {
             a_create_of_something_that_exists_is_a_conflict,
+            a_delete_of_a_value_needs_the_value_and_the_index,
             a_directory_has_no_index,
             a_failed_condition_changes_nothing_and_takes_no_index,
             a_key_below_a_leaf_is_unexpected,

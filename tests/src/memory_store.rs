@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use shared::{
     clock::Clock,
     keyspace::last_segment,
-    store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch, WatchEvent},
+    store::{Child, Entry, Index, NO_CONDITION, Read, Store, StoreError, Tree, Watch, WatchEvent},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -337,6 +337,23 @@ impl Store for MemoryStore {
         self.with(|state, _| {
             if state.find_leaf(key)? != index {
                 return Err(conflict(key, "it has another index"));
+            }
+            state.remove(key, false);
+            Ok(())
+        })
+    }
+
+    async fn compare_value_and_delete(&self, key: &str, value: &str, index: Index) -> Result<(), StoreError> {
+        self.with(|state, _| {
+            if value.is_empty() {
+                return Err(unexpected(key, NO_CONDITION.to_owned()));
+            }
+            if state.find_leaf(key)? != index {
+                return Err(conflict(key, "it has another index"));
+            }
+            let held = matches!(state.find(key)?, Some(Node::Leaf { value: held, .. }) if held == value);
+            if !held {
+                return Err(conflict(key, "it holds another value"));
             }
             state.remove(key, false);
             Ok(())

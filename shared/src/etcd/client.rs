@@ -14,7 +14,7 @@ use super::{
     settings::{InvalidSettings, Settings},
     watch::EtcdWatch,
 };
-use crate::store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch};
+use crate::store::{Child, Entry, Index, NO_CONDITION, Read, Store, StoreError, Tree, Watch};
 
 /// A client of an etcd cluster's v2 API. Clones share connections.
 #[derive(Debug, Clone)]
@@ -154,6 +154,15 @@ impl Store for Etcd {
     async fn compare_and_delete(&self, key: &str, index: Index) -> Result<(), StoreError> {
         // In the query: etcd ignores the body of a DELETE, and would delete without any condition.
         let query = format!("?prevIndex={index}");
+        self.write(Method::DELETE, key, query, None).await.map(|_| ())
+    }
+
+    async fn compare_value_and_delete(&self, key: &str, value: &str, index: Index) -> Result<(), StoreError> {
+        if value.is_empty() {
+            return Err(unexpected(key, NO_CONDITION.to_owned()));
+        }
+        let index = index.to_string();
+        let query = format!("?{}", fields(&[("prevValue", value), ("prevIndex", &index)]));
         self.write(Method::DELETE, key, query, None).await.map(|_| ())
     }
 

@@ -40,6 +40,36 @@ pub async fn a_swap_of_an_older_index_is_a_conflict(subject: &dyn Subject) {
     assert_eq!(value(&store, "/t/a").await.as_deref(), Some("2"));
 }
 
+/// A delete that names a value as well needs both: it does nothing to a key that holds another value at the index, or the
+/// value at another index. An empty value cannot be named.
+pub async fn a_delete_of_a_value_needs_the_value_and_the_index(subject: &dyn Subject) {
+    let store = subject.store();
+    let first = store.create("/t/leader", "a b&c", None).await.unwrap();
+    let second = store.set("/t/leader", "a b&c", None).await.unwrap();
+    for (value, index) in [
+        ("a b&c", first),
+        ("a", second),
+        ("a b&c", after(second)),
+        ("a", first),
+    ] {
+        let deleted = store.compare_value_and_delete("/t/leader", value, index).await;
+        assert_conflict(deleted, "/t/leader");
+    }
+    let unconditional = store.compare_value_and_delete("/t/leader", "", second).await;
+    assert_unexpected(unconditional, "/t/leader");
+    assert_eq!(value(&store, "/t/leader").await.as_deref(), Some("a b&c"));
+    store
+        .compare_value_and_delete("/t/leader", "a b&c", second)
+        .await
+        .unwrap();
+    assert_eq!(value(&store, "/t/leader").await, None);
+    let again = store.compare_value_and_delete("/t/leader", "a b&c", second).await;
+    assert_missing(again, "/t/leader");
+    store.create("/t/d/a", "1", None).await.unwrap();
+    let directory = store.compare_value_and_delete("/t/d", "1", second).await;
+    assert_unexpected(directory, "/t/d");
+}
+
 /// What is not there cannot conflict. A delete that had happened already is told from one that lost a race.
 pub async fn a_missing_key_is_missing_and_not_a_conflict(subject: &dyn Subject) {
     let store = subject.store();

@@ -107,6 +107,11 @@ impl Store for EtcdGround {
         self.runtime.block_on(self.client.compare_and_delete(key, index))
     }
 
+    async fn compare_value_and_delete(&self, key: &str, value: &str, index: Index) -> Result<(), StoreError> {
+        let deleted = self.client.compare_value_and_delete(key, value, index);
+        self.runtime.block_on(deleted)
+    }
+
     async fn remove_empty_directory(&self, directory: &str) -> Result<(), StoreError> {
         self.runtime
             .block_on(self.client.remove_empty_directory(directory))

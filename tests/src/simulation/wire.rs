@@ -50,6 +50,7 @@ enum Write {
     Set(String, String, Option<Duration>),
     Swap(String, String, Index, Option<Duration>),
     Delete(String, Index),
+    DeleteValue(String, String, Index),
     RemoveDirectory(String),
     /// No broker does that, but for one with a bug.
     DeleteAll(String),
@@ -62,6 +63,7 @@ impl Write {
             | Self::Set(key, ..)
             | Self::Swap(key, ..)
             | Self::Delete(key, _)
+            | Self::DeleteValue(key, ..)
             | Self::RemoveDirectory(key)
             | Self::DeleteAll(key) => key,
         }
@@ -72,7 +74,7 @@ impl Write {
             Self::Create(..) => "create",
             Self::Set(..) => "set",
             Self::Swap(..) => "swap",
-            Self::Delete(..) => "delete",
+            Self::Delete(..) | Self::DeleteValue(..) => "delete",
             Self::RemoveDirectory(_) => "rmdir",
             Self::DeleteAll(_) => "delete all of",
         };
@@ -134,6 +136,9 @@ impl Write {
             Self::Set(key, value, ttl) => now(store.set(key, value, *ttl)),
             Self::Swap(key, value, index, ttl) => now(store.compare_and_swap(key, value, *index, *ttl)),
             Self::Delete(key, index) => now(store.compare_and_delete(key, *index)).map(|()| *index),
+            Self::DeleteValue(key, value, index) => {
+                now(store.compare_value_and_delete(key, value, *index)).map(|()| *index)
+            }
             Self::RemoveDirectory(key) => now(store.remove_empty_directory(key)).map(|()| Index::MIN),
         }
     }
@@ -342,6 +347,11 @@ impl Store for Wire {
 
     async fn compare_and_delete(&self, key: &str, index: Index) -> Result<(), StoreError> {
         self.write(Write::Delete(key.to_owned(), index)).await.map(drop)
+    }
+
+    async fn compare_value_and_delete(&self, key: &str, value: &str, index: Index) -> Result<(), StoreError> {
+        let write = Write::DeleteValue(key.to_owned(), value.to_owned(), index);
+        self.write(write).await.map(drop)
     }
 
     async fn remove_empty_directory(&self, directory: &str) -> Result<(), StoreError> {
