@@ -14,6 +14,8 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::record::Failover;
+
 pub use self::published::{NEWEST_MINOR, Published};
 
 /// All services on offer.
@@ -135,6 +137,8 @@ pub struct Cluster {
     pub postgresql_parameters: Map<String, Value>,
     /// Whether a commit waits for a replica (`synchronous_mode` of Patroni).
     pub synchronous: bool,
+    /// What happens when the leader's processes have died and a replica could take over at once.
+    pub failover: Failover,
     /// Patroni's own timing.
     pub patroni: PatroniTiming,
 }

@@ -57,6 +57,10 @@ pub struct Record {
     /// When Patroni's keys were last cleared by a deprovision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope_cleared: Option<Timestamp>,
+    /// What happens when the leader's processes have died, as its plan said when the instance was made or last updated;
+    /// `None` in a record of an earlier broker: what is usual ([`Failover::usual`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failover: Option<Failover>,
     /// Which master key its passwords are derived from.
     pub master_key: String,
     /// Counted up when its passwords change.
@@ -142,6 +146,24 @@ impl PortClaim {
             Self::Owned { port } => Some(*port),
             Self::Candidate { .. } | Self::Released => None,
         }
+    }
+}
+
+/// What a cell does when the leader's Patroni and PostgreSQL have died on it, and a replica could take over at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Failover {
+    /// It starts the leader again: nothing is lost, and clients wait for that.
+    Restart,
+    /// It lets a replica take over: clients wait less. What no replica had yet is lost.
+    Promote,
+}
+
+impl Failover {
+    /// What a plan does that does not say: a replica takes over where every commit has waited for it.
+    #[must_use]
+    pub fn usual(synchronous: bool) -> Self {
+        if synchronous { Self::Promote } else { Self::Restart }
     }
 }
 

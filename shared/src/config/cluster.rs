@@ -2,27 +2,37 @@
 
 use serde_json::Map;
 
-use crate::catalog::{Cluster, NodeCount, PatroniTiming};
+use crate::{
+    catalog::{Cluster, NodeCount, PatroniTiming},
+    record::Failover,
+};
 
 use super::{error::ConfigError, postgresql, section::Section, value::Value};
 
-pub(super) const KEYS: &[&str] = &["nodes", "postgresql", "synchronous", "patroni"];
+pub(super) const KEYS: &[&str] = &["nodes", "postgresql", "synchronous", "failover", "patroni"];
 pub(super) const NODES_KEYS: &[&str] = &["default", "max"];
 pub(super) const POSTGRESQL_KEYS: &[&str] = &["parameters"];
 pub(super) const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover"];
+
+const FAILOVERS: &[(&str, Failover)] = &[("restart", Failover::Restart), ("promote", Failover::Promote)];
 
 /// More replicas than this stream from one leader only with care that the broker does not take.
 const MOST_NODES: u32 = 32;
 const DEFAULT_NODES: NodeCount = NodeCount { default: 2, max: 4 };
 
-/// Defaults: 2 nodes, at most 4; asynchronous; Patroni's own timing.
+/// Defaults: 2 nodes, at most 4; asynchronous; a dead leader is started again, unless commits wait for a replica, which then
+/// takes over; Patroni's own timing.
 pub(super) fn read(section: &mut Section<'_>) -> Result<Cluster, ConfigError> {
     let nodes = nodes(&mut section.section("nodes", NODES_KEYS)?)?;
     let mut postgresql = section.section("postgresql", POSTGRESQL_KEYS)?;
+    let synchronous = section.or("synchronous", false, Value::boolean)?;
     Ok(Cluster {
         nodes,
         postgresql_parameters: postgresql.or("parameters", Map::new(), postgresql::parameters)?,
-        synchronous: section.or("synchronous", false, Value::boolean)?,
+        synchronous,
+        failover: section.or("failover", Failover::usual(synchronous), |value| {
+            value.one_of(FAILOVERS)
+        })?,
         patroni: patroni(&mut section.section("patroni", PATRONI_KEYS)?)?,
     })
 }

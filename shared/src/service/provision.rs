@@ -112,6 +112,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         bootstrap_started: operation.started,
         bootstrap_restarts: 0,
         scope_cleared: None,
+        failover: Some(plan.cluster.failover),
         master_key: broker.settings.master_keys.active().to_owned(),
         credential_generation: 1,
         operation: Some(operation.clone()),

@@ -12,7 +12,7 @@ use crate::{
     ids::InstanceId,
     keyspace,
     parameters::{self, Wishes},
-    record::{Operation, OperationKind, OperationState, Record, State},
+    record::{Failover, Operation, OperationKind, OperationState, Record, State},
     store::StoreError,
 };
 
@@ -38,6 +38,13 @@ pub struct Update {
     pub patience: Patience,
     /// Who asks.
     pub originating_identity: Option<String>,
+}
+
+/// What the record shall say.
+struct Target {
+    wishes: Wishes,
+    parameters: Map<String, Value>,
+    failover: Failover,
 }
 
 /// What became of it.
@@ -111,7 +118,12 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
             return Ok(Updated::Done);
         }
         check_room(broker, record, &wishes).await?;
-        if let Some(updated) = begin_update(broker, command, current, wishes, parameters).await? {
+        let target = Target {
+            wishes,
+            parameters,
+            failover: plan.cluster.failover,
+        };
+        if let Some(updated) = begin_update(broker, command, current, target).await? {
             return Ok(updated);
         }
     }
@@ -189,8 +201,7 @@ async fn begin_update(
     broker: &Broker,
     command: &Update,
     current: Current,
-    wishes: Wishes,
-    parameters: Map<String, Value>,
+    target: Target,
 ) -> Result<Option<Updated>, Error> {
     let Current { record, index } = current;
     let description = record
@@ -206,10 +217,15 @@ async fn begin_update(
         command.originating_identity.clone(),
     );
     mark(broker, &command.instance, record.incarnation, &operation).await?;
-    let Wishes { node_count, cells } = wishes;
+    let Target {
+        wishes: Wishes { node_count, cells },
+        parameters,
+        failover,
+    } = target;
     let mut next = Record {
         node_count,
         cells,
+        failover: Some(failover),
         operation: Some(operation.clone()),
         ..record
     };

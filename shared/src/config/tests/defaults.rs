@@ -3,7 +3,10 @@ use std::time::Duration;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::catalog::{Cluster, NodeCount, PatroniTiming};
+use crate::{
+    catalog::{Cluster, NodeCount, PatroniTiming},
+    record::Failover,
+};
 
 #[test]
 fn what_is_not_given_has_the_documented_value() {
@@ -45,6 +48,7 @@ fn a_plan_has_the_documented_cluster() {
         nodes: NodeCount { default: 2, max: 4 },
         postgresql_parameters: serde_json::Map::new(),
         synchronous: false,
+        failover: Failover::Restart,
         patroni: PatroniTiming {
             ttl: 30,
             loop_wait: 10,
@@ -53,6 +57,25 @@ fn a_plan_has_the_documented_cluster() {
         },
     };
     assert_eq!(plan.cluster, cluster);
+}
+
+#[test]
+fn a_replica_takes_over_from_a_dead_leader_where_commits_wait_for_it_or_the_plan_says_so() {
+    for (given, expected) in [
+        ("", Failover::Restart),
+        ("synchronous: true", Failover::Promote),
+        ("failover: promote", Failover::Promote),
+        ("synchronous: true, failover: restart", Failover::Restart),
+        ("synchronous: true, failover: promote", Failover::Promote),
+    ] {
+        let plan = format!("{{id: p, name: p, description: d, cluster: {{{given}}}}}");
+        let yaml = with_services(&format!(
+            "  services:\n  - {{id: s, name: s, description: d, plans: [{plan}]}}\n"
+        ));
+        let config = load(&yaml).unwrap();
+        let (_, plan) = config.catalog.plan("s", "p").unwrap();
+        assert_eq!(plan.cluster.failover, expected, "{given}");
+    }
 }
 
 #[test]

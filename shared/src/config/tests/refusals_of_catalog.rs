@@ -141,6 +141,10 @@ const PLANS: &[(&str, &str)] = &[
         "x.yml:11: {plan}.cluster.synchronous: must be true or false, not '1'",
     ),
     (
+        "cluster: {failover: fast}",
+        "x.yml:11: {plan}.cluster.failover: must be restart or promote, not 'fast'",
+    ),
+    (
         "nodes: 3",
         "x.yml:11: {plan}.nodes: no such key; there are: id, name, description, metadata, free, bindable, \
          binding_rotatable, plan_updateable, planupdateable, schemas, maximum_polling_duration, maintenance_info, cluster",

@@ -138,6 +138,7 @@ impl Case {
             bootstrap_restarts: 0,
             scope_cleared: None,
             master_key: "k".to_owned(),
+            failover: None,
             credential_generation: 1,
             operation: Some(operation(OperationKind::Provision)),
             last_operation: None,
