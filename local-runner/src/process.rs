@@ -10,13 +10,16 @@
 use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::MetadataExt},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
-use tokio::{io::unix::AsyncFd, time::timeout};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, timeout},
+};
 
 /// Which process, for certain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +45,8 @@ impl ProcessId {
         }))
     }
 
-    fn is_alive(&self) -> io::Result<bool> {
+    /// Whether it has not ended. A zombie has.
+    pub(crate) fn is_alive(&self) -> io::Result<bool> {
         Ok(Self::of(self.pid)?.as_ref() == Some(self))
     }
 }
@@ -113,6 +117,11 @@ pub(crate) struct Stat {
 impl Stat {
     fn is_postgres(&self) -> bool {
         self.command == "postgres"
+    }
+
+    /// Whether both are the same process; its parent and its command may have changed.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
     }
 
     /// What it is among `all` processes that it belongs to.
@@ -202,8 +211,27 @@ fn boot() -> io::Result<String> {
         .to_owned())
 }
 
-/// Which processes of a user work in a directory or below it.
+/// Which processes of a user work in a directory or below it. Those that cannot be looked at do not count.
 pub(crate) fn working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
+    walk(directory, uid, |_| Ok(false))
+}
+
+/// The same, for whoever concludes something from there being none.
+///
+/// # Errors
+/// When a process of the user cannot be looked at, or what is seen are the processes of another PID namespace.
+pub(crate) fn certainly_working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
+    let own = fs::read_link("/proc/self")?;
+    if own.to_str().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Err(io::Error::other("/proc is that of another PID namespace"));
+    }
+    walk(directory, uid, |error| {
+        if has_ended(&error) { Ok(false) } else { Err(error) }
+    })
+}
+
+/// `unseen`: whether a process counts although looking at it has failed.
+fn walk(directory: &Path, uid: u32, unseen: impl Fn(io::Error) -> io::Result<bool>) -> io::Result<Vec<Stat>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -215,10 +243,12 @@ pub(crate) fn working_in(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
             continue;
         };
         // A process that ends while it is looked at is none.
-        let owned = entry.metadata().is_ok_and(|metadata| metadata.uid() == uid);
-        if owned
-            && fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd: PathBuf| cwd.starts_with(directory))
-        {
+        let owned = entry.metadata().map(|metadata| metadata.uid() == uid);
+        if !owned.or_else(&unseen)? {
+            continue;
+        }
+        let works_there = fs::read_link(entry.path().join("cwd")).map(|cwd| cwd.starts_with(directory));
+        if works_there.or_else(&unseen)? {
             found.extend(read_stat(pid)?);
         }
     }
@@ -279,6 +309,37 @@ pub(crate) async fn clear(directory: &Path, uid: u32) -> io::Result<()> {
         end(&left, |_| Signal::KILL, Duration::from_secs(1)).await?;
     }
     Err(io::Error::other("some processes do not even end by force"))
+}
+
+/// Ends by force those of a user that work in a directory and are `known`: Patroni first, so that it does not start again
+/// what it finds dead. Answers whether nothing is left, of which two looks in a row must agree: what somebody started
+/// meanwhile is left alone, and so is what does not end within the bound (it may be waiting for a disk).
+///
+/// # Errors
+/// As of [`certainly_working_in`], and when something cannot be signalled.
+pub(crate) async fn kill_known(
+    known: &[Stat],
+    directory: &Path,
+    uid: u32,
+    bound: Duration,
+) -> io::Result<bool> {
+    let deadline = Instant::now() + bound;
+    let mut empty = 0;
+    while empty < 2 {
+        let mut left = certainly_working_in(directory, uid)?;
+        if left.is_empty() {
+            empty += 1;
+            continue;
+        }
+        let is_known = |stat: &Stat| known.iter().any(|other| stat.is_same(other));
+        if !left.iter().all(is_known) || Instant::now() >= deadline {
+            return Ok(false);
+        }
+        empty = 0;
+        left.sort_by_key(Stat::is_postgres);
+        end(&left, |_| Signal::KILL, Duration::from_millis(100)).await?;
+    }
+    Ok(true)
 }
 
 /// The processes in a directory that no other process in it is the parent of: of PostgreSQL its postmaster.

@@ -80,6 +80,12 @@ pub fn scope(id: &InstanceId) -> String {
     format!("{PATRONI}/{id}")
 }
 
+/// Patroni's name of who leads a cluster.
+#[must_use]
+pub fn leader(id: &InstanceId) -> String {
+    format!("{PATRONI}/{id}/leader")
+}
+
 /// What Patroni publishes about one node.
 #[must_use]
 pub fn member(id: &InstanceId, node: NodeId) -> String {

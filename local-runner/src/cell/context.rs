@@ -23,6 +23,8 @@ pub(super) struct Context {
     pub(super) settings: Settings,
     /// etcd.
     pub(super) store: Arc<dyn Store>,
+    /// Asks the Patronis of other nodes.
+    pub(super) http: reqwest::Client,
     /// The time.
     pub(super) clock: SystemClock,
     /// What is on disk.

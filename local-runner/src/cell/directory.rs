@@ -7,6 +7,7 @@
 //!     patroni.yml               Patroni's configuration (passwords)
 //!     process.json              which process is the node's Patroni
 //!     output.log                what Patroni printed before its own log was open
+//!     failover                  when its place was given up last, in Unix time
 //!     home/                     the node's user's, 0700: data/ log/ run/ tmp/ pgpass
 //! retired/<node>                its id is never accepted again
 //! quarantine/<node>-<seconds>/  a node's directory that nothing named any more
@@ -72,6 +73,16 @@ impl NodeDirectory {
     /// Which process is the node's Patroni.
     pub(super) fn process_json(&self) -> PathBuf {
         self.0.join("process.json")
+    }
+
+    /// When its place was given up last.
+    pub(super) fn last_failover(&self) -> PathBuf {
+        self.0.join("failover")
+    }
+
+    /// PostgreSQL's data directory.
+    pub(super) fn data(&self) -> PathBuf {
+        self.home().join("data")
     }
 
     /// What Patroni printed.

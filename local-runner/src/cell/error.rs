@@ -51,6 +51,9 @@ pub(crate) enum CellError {
         /// How it failed.
         reason: String,
     },
+    /// Nothing can be asked over HTTP.
+    #[error("the HTTP client cannot be set up")]
+    HttpClient(#[source] reqwest::Error),
     /// The API's port is taken.
     #[error("the cell's API cannot listen on {address}")]
     Listen {

@@ -53,7 +53,7 @@ async fn tombstone(store: &dyn Store, instance: &InstanceId) -> Result<Option<To
 
 /// The name of the node that leads an instance's cluster, as Patroni wrote it.
 pub(super) async fn leader(store: &dyn Store, instance: &InstanceId) -> Result<Option<String>, StoreError> {
-    let key = format!("{}/leader", keyspace::scope(instance));
+    let key = keyspace::leader(instance);
     Ok(store.get(&key, Read::Quorum).await?.map(|entry| entry.value))
 }
 

@@ -7,6 +7,8 @@
 //!   tombstone names as retired; its id is remembered durably before. Anything else that must not run is stopped and
 //!   its directory set aside.
 //! - While etcd cannot be read, running nodes go on and none is started.
+//! - A leader that was killed together with its PostgreSQL gives its place up at once, where its plan prefers that and it is
+//!   certain to be right ([`failover`]).
 //! - A cell that is told to stop leaves no process behind; one that is killed leaves them running.
 //! - No password is in a command line, an environment or a log.
 //!
@@ -23,6 +25,7 @@ mod context;
 mod directory;
 mod error;
 mod evidence;
+mod failover;
 #[cfg(test)]
 mod fixture;
 mod heartbeat;

@@ -152,7 +152,8 @@ impl Keeper {
         match self.context.program.running(&self.directory) {
             Ok(Some(process)) => {
                 tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, "adopted a running Patroni");
-                self.attend(Running::adopted(process)).await;
+                let witness = self.witness();
+                self.attend(Running::adopted(process, witness)).await;
             }
             Ok(None) => {
                 self.show(NodeState::Waiting);

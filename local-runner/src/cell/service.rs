@@ -2,7 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use shared::{cell_api::Heartbeat, clock::SystemClock, store::Store};
+use shared::{cell_api::Heartbeat, cells::http_client, clock::SystemClock, store::Store};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::oneshot,
@@ -69,6 +69,7 @@ impl Cell {
             Some(version) => version.clone(),
             None => program.version().await?,
         };
+        let http = http_client().map_err(CellError::HttpClient)?;
         let (socket, port) = bind(&settings)?;
         let beat = Heartbeat {
             guid: settings.guid.clone(),
@@ -82,6 +83,7 @@ impl Cell {
         let context = Arc::new(Context {
             settings,
             store: Arc::clone(&store),
+            http,
             clock: SystemClock,
             directory,
             account,

@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     super::{
+        failover::{self, Witness},
         judgement::Judgement,
         patroni_yaml::Configuration,
         process::{self, Process},
         registrar, socket,
     },
-    FIRST_DELAY, Keeper, RETRY, unless_ordered,
+    FIRST_DELAY, Keeper, LAST_DELAY, RETRY, unless_ordered,
 };
 
 /// Patroni dies of a SIGHUP that comes before it listens to it.
@@ -32,6 +33,7 @@ const CHECK: Duration = Duration::from_secs(10);
 /// A Patroni that runs.
 pub(super) struct Running {
     process: Process,
+    witness: Witness,
     since: Instant,
     /// It may not know yet what its configuration file says.
     reload_due: bool,
@@ -46,9 +48,10 @@ enum Woken {
 
 impl Running {
     /// One that was found running: whether it knows its configuration file as it is now is not certain.
-    pub(super) fn adopted(process: Process) -> Self {
+    pub(super) fn adopted(process: Process, witness: Witness) -> Self {
         Self {
             process,
+            witness,
             since: Instant::now(),
             reload_due: true,
         }
@@ -67,12 +70,19 @@ impl Keeper {
         };
         tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, address = self.address(), "started Patroni");
         self.child = Some(child);
+        let witness = self.witness();
         self.attend(Running {
             process,
+            witness,
             since: Instant::now(),
             reload_due: false,
         })
         .await;
+    }
+
+    /// Whoever holds the node's postmaster.
+    pub(super) fn witness(&self) -> Witness {
+        Witness::new(self.directory.data(), self.context.account.uid())
     }
 
     /// Everything that must be in place before Patroni starts.
@@ -131,6 +141,7 @@ impl Keeper {
             }
             let woken = tokio::select! {
                 _ = running.process.ended() => Woken::Ended,
+                () = running.witness.tend() => continue,
                 _ = self.orders.changed() => Woken::Order,
                 () = self.nudge.notified() => Woken::Check,
                 () = sleep_until(check.min(registration)) => Woken::Check,
@@ -193,6 +204,7 @@ impl Keeper {
         if running.since.elapsed() >= HEALTHY {
             self.delay = FIRST_DELAY;
         }
+        let restart = Instant::now() + self.delay;
         tracing::warn!(
             instance = %self.id.instance,
             node = %self.id.node,
@@ -202,7 +214,18 @@ impl Keeper {
             log = %self.directory.home().join("log").display(),
             "Patroni died; starting it again in {} s", self.delay.as_secs()
         );
-        self.back_off().await;
+        self.delay = (self.delay * 2).min(LAST_DELAY);
+        // It may have been killed a moment before PostgreSQL is.
+        tokio::select! {
+            () = running.witness.ended() => {}
+            () = sleep_until(restart) => {}
+            _ = self.orders.changed() => return,
+            () = self.nudge.notified() => {}
+        }
+        let attempt = failover::attempt(&self.context, &self.id, &self.directory, &running.witness);
+        unless_ordered(&self.orders, attempt).await;
+        self.pause(restart.saturating_duration_since(Instant::now()))
+            .await;
     }
 }
 

@@ -1,0 +1,220 @@
+//! A node's postmaster, held by its process descriptor while it runs, so that its death is certain when it comes.
+//!
+//! **Guarantees.** [`Fate::Killed`] is said only of a postmaster that was held while it was alive: the one that its pid
+//! file named then and names still, of the node's user, in the node's data directory and in the cell's own PID namespace.
+//! One that was started but never seen alive by this cell is [`Fate::Unknown`].
+//! **Source.** PostgreSQL's documentation ("Database File Layout"): `postmaster.pid` begins with the postmaster's number
+//! and is removed by a shutdown, also by an immediate one.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::sleep;
+
+use super::super::process::{Process, ProcessId};
+
+/// How often the pid file is read while no postmaster that lives is held.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What has become of a postmaster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Fate {
+    /// It runs.
+    Alive,
+    /// It has ended without removing its pid file.
+    Killed,
+    /// It was shut down, was never seen, or another one took its place unseen.
+    Unknown,
+}
+
+/// Whoever holds a node's postmaster.
+#[derive(Debug)]
+pub(in super::super) struct Witness {
+    data: PathBuf,
+    uid: u32,
+    held: Option<Process>,
+}
+
+impl Witness {
+    /// Looks for the postmaster of a data directory that works for a user.
+    pub(in super::super) fn new(data: PathBuf, uid: u32) -> Self {
+        let mut witness = Self {
+            data,
+            uid,
+            held: None,
+        };
+        witness.look();
+        witness
+    }
+
+    /// Keeps hold of whichever postmaster runs: comes back when it has ended, or when it is time to have looked for another.
+    /// Cancel-safe.
+    pub(in super::super) async fn tend(&mut self) {
+        if self.fate() == Fate::Alive {
+            self.ended().await;
+        } else {
+            sleep(LOOK).await;
+            self.look();
+        }
+    }
+
+    /// Waits for the end of the postmaster that is held; for ever, when there is none.
+    pub(in super::super) async fn ended(&self) {
+        match &self.held {
+            // A descriptor that cannot be waited for tells nothing.
+            Some(process) if process.ended().await.is_ok() => {}
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// What has become of it by now.
+    pub(in super::super) fn fate(&self) -> Fate {
+        let Some(process) = &self.held else {
+            return Fate::Unknown;
+        };
+        let named = named_by(&self.data) == Some(process.id().pid);
+        match process.id().is_alive() {
+            Ok(true) => Fate::Alive,
+            Ok(false) if named => Fate::Killed,
+            Ok(false) | Err(_) => Fate::Unknown,
+        }
+    }
+
+    fn look(&mut self) {
+        if let Ok(Some(process)) = self.find() {
+            self.held = Some(process);
+        }
+    }
+
+    /// The postmaster that the pid file names, if it runs and is certainly the one that is meant.
+    fn find(&self) -> io::Result<Option<Process>> {
+        let Some(id) = named_by(&self.data).map(ProcessId::of).transpose()?.flatten() else {
+            return Ok(None);
+        };
+        let pid = id.pid;
+        // Held first, so that what is read below is read of this process.
+        let Some(process) = Process::open(id)? else {
+            return Ok(None);
+        };
+        let at = PathBuf::from(format!("/proc/{pid}"));
+        let namespace = |of: &Path| fs::read_link(of.join("ns/pid"));
+        let is_it = fs::metadata(&at)?.uid() == self.uid
+            && fs::read_link(at.join("cwd"))? == self.data
+            && namespace(&at)? == namespace(Path::new("/proc/self"))?;
+        Ok((is_it && process.id().is_alive()?).then_some(process))
+    }
+}
+
+/// The number in the first line of a pid file.
+fn named_by(data: &Path) -> Option<i32> {
+    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    struct Scene {
+        top: tempfile::TempDir,
+        children: Vec<Child>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            Self {
+                top: tempfile::tempdir().unwrap(),
+                children: Vec::new(),
+            }
+        }
+
+        fn data(&self) -> PathBuf {
+            self.top.path().canonicalize().unwrap()
+        }
+
+        /// Starts what stands for a postmaster.
+        fn start(&mut self, directory: &Path) -> u32 {
+            let mut command = Command::new("/bin/sleep");
+            command.arg("60").current_dir(directory).stdin(Stdio::null());
+            self.children.push(command.spawn().unwrap());
+            self.children.last().unwrap().id()
+        }
+
+        fn name(&self, pid: u32) {
+            fs::write(self.data().join("postmaster.pid"), format!("{pid}\n/x\n")).unwrap();
+        }
+
+        fn witness(&self) -> Witness {
+            Witness::new(self.data(), rustix::process::geteuid().as_raw())
+        }
+    }
+
+    impl Drop for Scene {
+        fn drop(&mut self) {
+            for child in &mut self.children {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_postmaster_that_was_held_and_is_named_still_was_killed() {
+        let mut scene = Scene::new();
+        let pid = scene.start(&scene.data());
+        scene.name(pid);
+        let witness = scene.witness();
+        assert_eq!(witness.fate(), Fate::Alive);
+        scene.children[0].kill().unwrap();
+        tokio::time::timeout(Duration::from_secs(20), witness.ended())
+            .await
+            .unwrap();
+        assert_eq!(witness.fate(), Fate::Killed, "a zombie has ended");
+        scene.children[0].wait().unwrap();
+        assert_eq!(witness.fate(), Fate::Killed);
+        fs::remove_file(scene.data().join("postmaster.pid")).unwrap();
+        assert_eq!(witness.fate(), Fate::Unknown, "it was shut down");
+    }
+
+    #[tokio::test]
+    async fn a_postmaster_that_was_not_seen_alive_is_unknown() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.witness().fate(), Fate::Unknown, "no pid file");
+        let pid = scene.start(&scene.data());
+        scene.name(pid);
+        let mut witness = scene.witness();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let stranger = scene.start(elsewhere.path());
+        scene.name(stranger);
+        assert_eq!(scene.witness().fate(), Fate::Unknown, "it works elsewhere");
+        let user = rustix::process::geteuid().as_raw() + 1;
+        assert_eq!(
+            Witness::new(scene.data(), user).fate(),
+            Fate::Unknown,
+            "another user's"
+        );
+
+        // Another one has taken its place, and has died too.
+        scene.children[0].kill().unwrap();
+        scene.children[0].wait().unwrap();
+        assert_eq!(witness.fate(), Fate::Unknown);
+
+        // One that lives is found.
+        let pid = scene.start(&scene.data());
+        scene.name(pid);
+        let found = async {
+            while witness.fate() != Fate::Alive {
+                witness.tend().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), found)
+            .await
+            .unwrap();
+    }
+}
