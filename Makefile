@@ -12,6 +12,10 @@ CFN_LINT := $(TARGET)/tools/cfn-lint-$(CFN_LINT_VERSION)/bin/cfn-lint
 SCHEMATHESIS_VERSION := 4.32.5
 SCHEMATHESIS := $(TARGET)/tools/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
 
+# The tests run with Debian's Patroni and with this one. Their harness knows this path.
+PATRONI_4_VERSION := 4.1.5
+PATRONI_4 := $(TARGET)/tools/patroni-4/bin/patroni
+
 .PHONY: help dependencies build demo test faults bench install clean
 
 help: ## list the targets (the default)
@@ -27,7 +31,7 @@ build: dependencies ## build the broker: target/release/local-runner, also named
 demo: build ## show the broker at work on this machine
 	$(RELEASE)/local-runner demo
 
-test: dependencies $(CFN_LINT) $(SCHEMATHESIS) ## check the format, lint, and run all tests
+test: dependencies $(CFN_LINT) $(SCHEMATHESIS) $(PATRONI_4) ## check the format, lint, and run all tests
 	$(CFN_LINT) template.yaml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -42,8 +46,9 @@ faults: dependencies ## try the faults of the README's table, and print it
 	@echo '|---|---|---|---|'
 	@grep '^| ' $(TARGET)/faults.log | LC_ALL=C sort
 
-bench: build ## measure: a provision against the same Patroni nodes started by hand (PAIRS=10)
+bench: build $(PATRONI_4) ## measure: provisions against nodes started by hand (PAIRS=10), failovers with and without cells (KILLS=20)
 	$(CARGO) bench --locked -p tests --bench provision
+	$(CARGO) bench --locked -p tests --bench failover
 
 $(CFN_LINT): | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..
@@ -52,6 +57,11 @@ $(CFN_LINT): | dependencies
 $(SCHEMATHESIS): | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..
 	$(@D)/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)
+
+$(PATRONI_4): Makefile | dependencies
+	/usr/bin/python3 -m venv --clear $(@D)/..
+	$(@D)/pip install --quiet --disable-pip-version-check 'patroni[etcd]==$(PATRONI_4_VERSION)' 'psycopg[binary]'
+	@touch $@
 
 install: ## install the built broker under both names into PREFIX/bin (run `make build` first)
 	install -d $(DESTDIR)$(PREFIX)/bin

@@ -12,18 +12,28 @@ use std::{
 /// When it was not built, or not since its sources have changed.
 #[must_use]
 pub fn path(name: &str) -> String {
-    let test = std::env::current_exe().expect("the path of this test");
-    let path: PathBuf = test
-        .ancestors()
-        .nth(2)
-        .expect("a test's executable lies in target/debug/deps")
-        .join(name);
+    let path = directory(2).join(name);
     let build = "run 'cargo build --workspace' first, as 'make test' does";
     assert!(path.is_file(), "{} is not there: {build}", path.display());
     if let Some(source) = newer_source(&path) {
         panic!("{} is older than {source}: {build}", path.display());
     }
     path.display().to_string()
+}
+
+/// Cargo's target directory.
+#[must_use]
+pub fn target() -> PathBuf {
+    directory(3)
+}
+
+/// The directory so many levels above the tests' own executables, which lie in `target/debug/deps`.
+fn directory(levels: usize) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let above = test.ancestors().nth(levels);
+    above
+        .expect("a test's executable lies in target/debug/deps")
+        .to_owned()
 }
 
 /// A source that has changed since the program was built, according to cargo's list of them beside it.

@@ -125,6 +125,16 @@ impl Stack {
         self.settings.network.address(number).to_string()
     }
 
+    /// What a cell has logged.
+    ///
+    /// # Panics
+    /// When it cannot be read.
+    #[must_use]
+    pub fn log_of_cell(&self, cell: usize) -> String {
+        let log = format!("logs/cell-{}.log", cell + 1);
+        fs::read_to_string(self.settings.directory.join(log)).unwrap()
+    }
+
     /// The directory that everything works in.
     #[must_use]
     pub fn directory(&self) -> &Path {

@@ -60,6 +60,14 @@ impl Account {
         times.max().unwrap_or_default()
     }
 
+    /// The longest time between two acknowledged rows of which the second came after `since`.
+    #[must_use]
+    pub fn outage_since(&self, since: Instant) -> Duration {
+        let pairs = self.acknowledged.windows(2).filter(|pair| pair[1].1 > since);
+        let times = pairs.map(|pair| pair[1].1.duration_since(pair[0].1));
+        times.max().unwrap_or_default()
+    }
+
     /// Acknowledged rows that are not there, in their order.
     ///
     /// # Panics

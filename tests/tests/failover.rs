@@ -7,99 +7,15 @@
     reason = "a test fails by panicking"
 )]
 
-use serde_json::{Value, json};
-use shared::{
-    cluster::Cluster,
-    store::{Read, Store},
-};
 use tests::{
-    osb::{OPERATION, OTHER_PLAN, PLAN, SERVICE, fresh_id, nodes},
+    instance::Instance,
+    osb::{OTHER_PLAN, PLAN, fresh_id, nodes},
     processes,
     psql::Session,
     stack::{Options, Stack},
     visitor::Visitor,
-    wait::eventually,
     writer::Writer,
 };
-
-/// An instance and what is known of its leader.
-struct Instance<'a> {
-    stack: &'a mut Stack,
-    id: String,
-    credentials: Value,
-}
-
-/// Who leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Leader {
-    name: String,
-    timeline: u64,
-}
-
-impl<'a> Instance<'a> {
-    async fn make(stack: &'a mut Stack, plan: &str, count: u32) -> Self {
-        let osb = stack.osb();
-        let id = fresh_id();
-        let mut body = nodes(count);
-        body["plan_id"] = json!(plan);
-        osb.make(&id, &body).await;
-        let binding = json!({"service_id": SERVICE, "plan_id": plan});
-        let bound = osb.bind_with(&id, "b", &binding).await;
-        let credentials = bound.expect(201).body["credentials"].clone();
-        Self {
-            stack,
-            id,
-            credentials,
-        }
-    }
-
-    async fn cluster(&self) -> Cluster {
-        let scope = format!("/service/{}", self.id);
-        let tree = self.stack.etcd.client().tree(&scope, Read::Quorum).await;
-        Cluster::parse(&scope, tree.unwrap().as_ref())
-    }
-
-    /// Who leads, once that is somebody else than `former`.
-    async fn leader(&self, former: Option<&Leader>) -> Leader {
-        eventually("a leader that says so", OPERATION, async || {
-            let cluster = self.cluster().await;
-            let (name, member) = cluster.running_leader()?;
-            let leader = Leader {
-                name: name.to_owned(),
-                timeline: member.timeline?,
-            };
-            former
-                .is_none_or(|former| former.name != leader.name && former.timeline != leader.timeline)
-                .then_some(leader)
-        })
-        .await
-    }
-
-    /// The number of the cell on which a node runs.
-    fn cell_of(&self, node: &str) -> usize {
-        let record = self.stack.record(&self.id).unwrap();
-        let guid = record.nodes[&node.parse().unwrap()].cell.to_string();
-        let mut cells = self.stack.cells.iter();
-        cells.position(|cell| cell.guid == guid).unwrap()
-    }
-
-    /// Whether Patroni has named a replica that has every commit before it is confirmed.
-    fn is_synchronous(&self) -> bool {
-        let keys = self.stack.keys().0;
-        let sync = keys.get(&format!("/service/{}/sync", self.id));
-        let sync: Value = sync.map_or(Value::Null, |text| serde_json::from_str(text).unwrap());
-        sync["sync_standby"].is_string()
-    }
-
-    async fn replicas_stream(&self, count: usize) {
-        eventually("replicas that stream", OPERATION, async || {
-            let session = Session::open(&self.credentials).await.ok()?;
-            let streaming = session.ask("SELECT count(*) FROM pg_stat_replication").await;
-            (streaming.ok()? == count.to_string()).then_some(())
-        })
-        .await;
-    }
-}
 
 async fn two_cells() -> Stack {
     Stack::start(Options {
@@ -119,8 +35,8 @@ async fn clients_follow_the_leader_and_a_synchronous_plan_loses_nothing() {
     .await;
     let before = stack.keys();
     let instance = Instance::make(&mut stack, OTHER_PLAN, 3).await;
-    assert!(instance.is_synchronous());
     let former = instance.leader(None).await;
+    assert!(instance.is_synchronous_under(&former.name));
     let writer = Writer::start(&instance.credentials).await;
     let visitor = Visitor::start(&instance.credentials);
     let idle = Session::open(&instance.credentials).await.unwrap();

@@ -7,6 +7,7 @@ use crate::{
     binaries::{self, repository_file},
     network::Network,
     osb::USER,
+    patroni::Patroni,
 };
 
 type Variables = BTreeMap<String, String>;
@@ -28,6 +29,8 @@ pub struct Options {
     pub capacity: u32,
     /// Whether PostgreSQL waits for its disk.
     pub durable: bool,
+    /// Which Patroni the cells run.
+    pub patroni: Patroni,
     /// More variables, for every process.
     pub variables: Vec<(&'static str, String)>,
 }
@@ -43,6 +46,7 @@ impl Default for Options {
             heartbeat_ttl: 30,
             capacity: 20,
             durable: false,
+            patroni: Patroni::Distribution,
             variables: Vec::new(),
         }
     }
@@ -77,6 +81,7 @@ impl Settings {
         set("DATA_DIRECTORY", data.display().to_string());
         set("HEARTBEAT_TTL", self.options.heartbeat_ttl.to_string());
         set("CAPACITY", self.options.capacity.to_string());
+        set("PATRONI_COMMAND", self.options.patroni.command(&self.directory));
         if !self.options.durable {
             let fast = r#"{"fsync": "off", "synchronous_commit": "off"}"#;
             set("POSTGRESQL_PARAMETERS", fast.to_owned());
