@@ -193,7 +193,8 @@ impl Stack {
     /// With what is left.
     #[track_caller]
     pub fn assert_unchanged(&self, before: &Keys, why: &str) {
-        let changes = self.keys().without_markers_of_nothing().changes_since(before);
+        let before = before.clone().without_markers_of_nothing();
+        let changes = self.keys().without_markers_of_nothing().changes_since(&before);
         assert!(changes.is_empty(), "{why} left in etcd:\n{}", changes.join("\n"));
         self.assert_no_node(why);
     }
