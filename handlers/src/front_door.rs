@@ -6,13 +6,9 @@
 //!
 //! The order is 401, then 412, then 404 and 405, then what the handler says (osb-reference.md, 1, Check order).
 
-use std::{
-    panic::AssertUnwindSafe,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use futures_util::FutureExt;
 use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{HeaderMap, header, request::Parts},
@@ -24,7 +20,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
     app::App,
-    request,
+    panics, request,
     response::{self, Success},
     routes::Route,
 };
@@ -51,7 +47,7 @@ pub async fn receive(
 ) -> Response<Body> {
     let began = Instant::now();
     let path = route.as_ref().map_or("unknown", |route| route.path);
-    let outcome = handle(app, route, &head, body).await;
+    let outcome = panics::caught(handle(app, route, &head, body)).await;
     let mut response = match &outcome {
         Ok(success) => success.response(),
         Err(error) => {
@@ -78,8 +74,7 @@ async fn handle(
     minor_version(app, &head.headers)?;
     let route = route?;
     let request = Request::from_parts(head.clone(), body.await?);
-    let handled = AssertUnwindSafe(route.handle(app, &request)).catch_unwind();
-    handled.await.unwrap_or(Err(Error::Panicked))
+    route.handle(app, &request).await
 }
 
 /// One line for each request.

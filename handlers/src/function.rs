@@ -1,7 +1,7 @@
 //! A handler as a function: the whole of a binary's `main`.
 //!
 //! **Guarantees.** At its start a function reads its configuration, from the environment, and nothing else: no connection is
-//! made before the first request. Nothing goes on after an answer.
+//! made before the first request. A request is answered with one connection to etcd. Nothing goes on after an answer.
 
 use std::sync::Arc;
 
@@ -21,7 +21,10 @@ use crate::{app::App, front_door, reconcile, routes::Route};
 /// # Errors
 /// When the configuration is not usable, or the runtime API goes away.
 pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
-    let app = prepare(|| Config::load(None))?;
+    let mut config = prepare(|| Config::load(None))?;
+    // A cold function waits for its connections far longer than for a read, and a small one has little processor for TLS.
+    config.kvstore.one_connection = true;
+    let app = Arc::new(App::new(config)?);
     lambda_http::run(service_fn(move |request: Request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, std::convert::Infallible>(front_door::pass(&app, route, request).await) }
@@ -34,7 +37,8 @@ pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
 /// # Errors
 /// As [`run`].
 pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
-    let app = prepare(|| Ok(ScheduledConfig::load(None)?.config))?;
+    let config = prepare(|| Ok(ScheduledConfig::load(None)?.config))?;
+    let app = Arc::new(App::new(config)?);
     lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
         let app = Arc::clone(&app);
         async move { reconcile::handle(&app).await.map_err(lambda_http::Error::from) }
@@ -42,11 +46,11 @@ pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
     .await
 }
 
-fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<App>, lambda_http::Error> {
+fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Config, lambda_http::Error> {
     tracing_subscriber::fmt()
         .json()
         .with_env_filter(EnvFilter::new("info"))
         .with_current_span(false)
         .init();
-    Ok(Arc::new(App::new(load()?)?))
+    Ok(load()?)
 }

@@ -1,5 +1,8 @@
 //! Which endpoint answers which request. Whoever hosts the handlers takes the routes from here.
 
+#[cfg(test)]
+mod tests;
+
 use futures_util::future::BoxFuture;
 use lambda_http::Request;
 use shared::error::Error;

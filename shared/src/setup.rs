@@ -39,6 +39,7 @@ pub fn store(kvstore: &KvStore) -> Result<Etcd, SetupError> {
         settings.username = Some(credentials.username.clone());
         settings.password = Some(credentials.password.clone());
     }
+    settings.one_connection = kvstore.one_connection;
     settings.ca_file.clone_from(&kvstore.ca_file);
     if let Some(certificate) = &kvstore.client_certificate {
         settings.certificate_file = Some(certificate.certificate_file.clone());

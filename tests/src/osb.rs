@@ -107,6 +107,12 @@ impl Osb {
         send(self.request(Method::PUT, &path).json(body)).await
     }
 
+    /// An asynchronous `PATCH` of an instance.
+    pub async fn update(&self, instance: &str, body: &Value) -> Answer {
+        let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
+        send(self.request(Method::PATCH, &path).json(body)).await
+    }
+
     /// An asynchronous `DELETE` of an instance.
     pub async fn deprovision(&self, instance: &str) -> Answer {
         let ids = format!("service_id={SERVICE}&plan_id={PLAN}");

@@ -1,10 +1,14 @@
-//! A proxy that writes down the HTTP requests that pass.
+//! A proxy that writes down the HTTP requests that pass, and can hold them back from a certain one on.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 
@@ -12,8 +16,18 @@ use tokio::{
 #[derive(Debug)]
 pub struct RequestLog {
     url: String,
-    lines: Arc<Mutex<Vec<String>>>,
+    state: Arc<State>,
     server: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct State {
+    lines: Mutex<Vec<String>>,
+    connections: AtomicUsize,
+    /// Requests so far, also those that are held back.
+    count: AtomicUsize,
+    /// Requests up to this number pass.
+    limit: watch::Sender<usize>,
 }
 
 impl RequestLog {
@@ -25,18 +39,24 @@ impl RequestLog {
         let target = target.trim_start_matches("http://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&lines);
+        let state = Arc::new(State {
+            lines: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            count: AtomicUsize::new(0),
+            limit: watch::Sender::new(usize::MAX),
+        });
+        let of_server = Arc::clone(&state);
         let server = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                of_server.connections.fetch_add(1, Ordering::SeqCst);
                 // A server that is away is seen by the client as a connection that ends.
                 if let Ok(server) = TcpStream::connect(&target).await {
-                    tokio::spawn(pass(client, server, Arc::clone(&log)));
+                    tokio::spawn(pass(client, server, Arc::clone(&of_server)));
                 }
             }
         });
-        Self { url, lines, server }
+        Self { url, state, server }
     }
 
     /// The base URL of the proxy.
@@ -48,7 +68,30 @@ impl RequestLog {
     /// The requests (method and target) since this was asked last.
     #[must_use]
     pub fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *lock(&self.lines))
+        std::mem::take(&mut *self.state.lines())
+    }
+
+    /// How many connections were made so far.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Lets so many more requests pass, and holds back those that follow, until [`Self::release`].
+    pub fn hold_after(&self, requests: usize) {
+        let count = self.state.count.load(Ordering::SeqCst);
+        self.state.limit.send_replace(count + requests);
+    }
+
+    /// Whether a request is held back.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        self.state.count.load(Ordering::SeqCst) > *self.state.limit.borrow()
+    }
+
+    /// Lets everything pass that was held back, also what was sent by clients that are gone, and all that comes.
+    pub fn release(&self) {
+        self.state.limit.send_replace(usize::MAX);
     }
 }
 
@@ -58,19 +101,33 @@ impl Drop for RequestLog {
     }
 }
 
-fn lock(lines: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
+impl State {
+    fn lines(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes requests in, and answers when they may pass.
+    async fn admit(&self, lines: Vec<String>) {
+        if lines.is_empty() {
+            return;
+        }
+        let number = self.count.fetch_add(lines.len(), Ordering::SeqCst) + lines.len();
+        // Written down before they pass, so that an answer comes after its request's line.
+        self.lines().extend(lines);
+        let mut limit = self.limit.subscribe();
+        // The sender lives as long as the state.
+        let _ = limit.wait_for(|limit| number <= *limit).await;
+    }
 }
 
-async fn pass(client: TcpStream, server: TcpStream, log: Arc<Mutex<Vec<String>>>) {
+async fn pass(client: TcpStream, server: TcpStream, state: Arc<State>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let answers = tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
     let mut requests = Requests::default();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
-        // Written down before it is passed on, so that an answer comes after its request's line.
-        lock(&log).extend(requests.read(&buffer[..length]));
+        state.admit(requests.read(&buffer[..length])).await;
         if to_server.write_all(&buffer[..length]).await.is_err() {
             break;
         }

@@ -2,6 +2,7 @@
 //!
 //! **Guarantees.** The function is the real binary, with nothing in its environment but what AWS sets and what the test
 //! says. It is killed when its value is dropped.
+//! **Caveats.** It is not frozen between events; who wants that, as [`crate::gateway::Gateway`] does, pauses it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +20,7 @@ use axum::{
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
-    sync::{Mutex as AsyncMutex, mpsc, oneshot},
+    sync::{Mutex as AsyncMutex, mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -47,6 +48,28 @@ pub struct Function {
 struct Host {
     queue: AsyncMutex<mpsc::UnboundedReceiver<(Uuid, Value)>>,
     waiting: Mutex<HashMap<Uuid, oneshot::Sender<Outcome>>>,
+    /// Whether the function has ever asked for an event.
+    asked: watch::Sender<bool>,
+}
+
+/// The environment of a function that this runtime API hosts: what AWS sets, and these variables.
+#[must_use]
+pub fn environment(
+    name: &str,
+    runtime_api: &str,
+    variables: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let of_aws = [
+        ("AWS_LAMBDA_RUNTIME_API", runtime_api),
+        ("AWS_LAMBDA_FUNCTION_NAME", name),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
+        ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/test"),
+        ("AWS_LAMBDA_LOG_STREAM_NAME", "test"),
+        ("AWS_REGION", "eu-central-1"),
+    ];
+    let of_aws = of_aws.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    variables.clone().into_iter().chain(of_aws).collect()
 }
 
 impl Function {
@@ -61,6 +84,7 @@ impl Function {
         let host = Arc::new(Host {
             queue: AsyncMutex::new(queue),
             waiting: Mutex::default(),
+            asked: watch::Sender::new(false),
         });
         let router = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
@@ -68,17 +92,7 @@ impl Function {
             .route("/2018-06-01/runtime/invocation/{id}/error", post(error))
             .with_state(Arc::clone(&host));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        let mut variables = variables.clone();
-        let of_aws = [
-            ("AWS_LAMBDA_RUNTIME_API", address.as_str()),
-            ("AWS_LAMBDA_FUNCTION_NAME", name),
-            ("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST"),
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128"),
-            ("AWS_LAMBDA_LOG_GROUP_NAME", "/aws/lambda/test"),
-            ("AWS_LAMBDA_LOG_STREAM_NAME", "test"),
-            ("AWS_REGION", "eu-central-1"),
-        ];
-        variables.extend(of_aws.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let variables = environment(name, &address, variables);
         let child = Child::start_in(&variables, &binaries::path(name), &[], log);
         Self {
             child: Mutex::new(child),
@@ -88,15 +102,34 @@ impl Function {
         }
     }
 
+    /// Waits until the function has started, and asks for its first event.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn ready(&self) {
+        let mut asked = self.host.asked.subscribe();
+        let ready = timeout(LIMIT, asked.wait_for(|asked| *asked)).await;
+        assert!(ready.is_ok(), "the function does not ask:\n{}", self.last_words());
+    }
+
+    /// Hands an event over, for whatever may happen to the function meanwhile.
+    ///
+    /// # Panics
+    /// Never: the host lives as long as the function.
+    pub fn begin(&self, event: Value) -> oneshot::Receiver<Outcome> {
+        let id = Uuid::new_v4();
+        let (sender, outcome) = oneshot::channel();
+        self.host.lock().insert(id, sender);
+        self.events.send((id, event)).unwrap();
+        outcome
+    }
+
     /// Has an event handled.
     ///
     /// # Panics
     /// When the function ends, or does not answer.
     pub async fn invoke(&self, event: Value) -> Outcome {
-        let id = Uuid::new_v4();
-        let (sender, mut outcome) = oneshot::channel();
-        self.host.lock().insert(id, sender);
-        self.events.send((id, event)).unwrap();
+        let mut outcome = self.begin(event);
         let running = async {
             while self.lock().is_running() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -119,6 +152,27 @@ impl Function {
             ended.then(|| child.last_words())
         })
         .await
+    }
+
+    /// Freezes the function where it is; its connections stay open.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn pause(&self) {
+        self.lock().pause();
+    }
+
+    /// Lets a frozen function go on.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn resume(&self) {
+        self.lock().resume();
+    }
+
+    /// Kills the function as a power cut would.
+    pub fn kill(&self) {
+        self.lock().kill();
     }
 
     /// The last lines that the function printed.
@@ -155,6 +209,7 @@ impl Host {
 }
 
 async fn next(State(host): State<Arc<Host>>) -> (HeaderMap, String) {
+    host.asked.send_replace(true);
     let event = host.queue.lock().await.recv().await;
     let Some((id, event)) = event else {
         // The test is over: the function is about to be killed.

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use handlers::routes;
 use serde_json::{Value, json};
 use tests::{
     gateway::{Call, Format},
@@ -38,14 +39,7 @@ impl Functions {
         let log = RequestLog::start(stack.etcd.url()).await;
         let variables = stack.function_variables(log.url());
         let mut running = BTreeMap::new();
-        for name in [
-            "catalog",
-            "provision",
-            "last_operation",
-            "bind",
-            "unbind",
-            "deprovision",
-        ] {
+        for name in routes::ALL.map(|route| route.name) {
             let file = stack.directory().join(format!("logs/{name}.log"));
             running.insert(name, Function::start(name, &variables, &file).await);
         }
@@ -54,22 +48,13 @@ impl Functions {
 
     /// Calls a function; answers also the requests to etcd that it made.
     async fn call(&self, name: &str, instance: &str) -> (Answer, Vec<String>) {
-        let (method, route) = match name {
-            "catalog" => ("GET", "/v2/catalog"),
-            "provision" => ("PUT", "/v2/service_instances/{instance_id}"),
-            "deprovision" => ("DELETE", "/v2/service_instances/{instance_id}"),
-            "last_operation" => ("GET", "/v2/service_instances/{instance_id}/last_operation"),
-            _ => (
-                if name == "bind" { "PUT" } else { "DELETE" },
-                "/v2/service_instances/{instance_id}/service_bindings/{binding_id}",
-            ),
-        };
+        let route = routes::ALL.into_iter().find(|route| route.name == name).unwrap();
         let body = match name {
             "provision" => nodes(2),
             "bind" => json!({"service_id": SERVICE, "plan_id": PLAN}),
             _ => Value::Null,
         };
-        let call = Call::new(method, route)
+        let call = Call::new(route.method, route.path)
             .parameter("instance_id", instance)
             .parameter("binding_id", "b")
             .query("accepts_incomplete", "true")

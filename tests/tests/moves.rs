@@ -10,10 +10,9 @@
 
 use std::collections::BTreeSet;
 
-use reqwest::Method;
 use serde_json::{Value, json};
 use tests::{
-    osb::{Answer, OPERATION, OTHER_PLAN, Osb, SERVICE, fresh_id, nodes, send},
+    osb::{Answer, OPERATION, OTHER_PLAN, Osb, SERVICE, fresh_id, nodes},
     processes,
     stack::{Options, Stack},
     wait::eventually,
@@ -44,9 +43,8 @@ async fn make(osb: &Osb, instance: &str) -> Value {
 }
 
 async fn change(osb: &Osb, instance: &str, parameters: Value) -> Answer {
-    let path = format!("/v2/service_instances/{instance}?accepts_incomplete=true");
     let body = json!({"service_id": SERVICE, "parameters": parameters});
-    send(osb.request(Method::PATCH, &path).json(&body)).await
+    osb.update(instance, &body).await
 }
 
 fn cells(stack: &Stack, instance: &str) -> BTreeSet<String> {

@@ -10,6 +10,7 @@
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tests::{
+    gateway::{Format, Gateway},
     keys::Keys,
     osb::{Answer, OTHER_PLAN, Osb, PLAN, SERVICE, USER, fresh_id, nodes, send},
     raw,
@@ -68,6 +69,27 @@ async fn requests_that_break_the_rules() {
     operations_that_cannot_wait(&stack, osb).await;
     ids(&stack, osb).await;
     what_is_not_there(&stack, osb).await;
+    refused(&stack, osb.request(Method::GET, "/v2/nothing"), 404, "endpoint").await;
+    refused(&stack, osb.request(Method::POST, "/v2/catalog"), 405, "method").await;
+}
+
+/// The same of the functions. What is no endpoint is the gateway's to refuse.
+#[tokio::test]
+async fn functions_refuse_what_breaks_the_rules() {
+    let stack = stack().await;
+    let variables = stack.function_variables(stack.etcd.url());
+    let logs = stack.directory().join("logs");
+    for format in Format::ALL {
+        let gateway = Gateway::start(format, &variables, &logs).await;
+        let osb = &Osb::new(gateway.url());
+        credentials_come_before_the_version(&stack, osb).await;
+        versions(&stack, osb).await;
+        bodies(&stack, osb).await;
+        node_counts(&stack, osb).await;
+        operations_that_cannot_wait(&stack, osb).await;
+        ids(&stack, osb).await;
+        what_is_not_there(&stack, osb).await;
+    }
 }
 
 async fn credentials_come_before_the_version(stack: &Stack, osb: &Osb) {
@@ -273,8 +295,6 @@ async fn what_is_not_there(stack: &Stack, osb: &Osb) {
         let query = format!("{ids}&accepts_incomplete=true").replace(missing, "ignored");
         refused(stack, delete(instance, &query), 400, missing).await;
     }
-    refused(stack, osb.request(Method::GET, "/v2/nothing"), 404, "endpoint").await;
-    refused(stack, osb.request(Method::POST, instance), 405, "method").await;
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ pub struct KvStore {
     pub ca_file: Option<PathBuf>,
     /// `certificate_file` and `key_file`: PEM, what the broker shows to etcd.
     pub client_certificate: Option<CertificateFiles>,
+    /// Whether one connection must do. No key: whoever hosts the handlers decides.
+    pub one_connection: bool,
 }
 
 pub(super) const KEYS: &[&str] = &[
@@ -41,6 +43,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<KvStore, ConfigError> {
         credentials: credentials::optional(section)?,
         ca_file: section.optional("ca_file", Value::file_path)?,
         client_certificate: certificate::optional(section)?,
+        one_connection: false,
     })
 }
 

@@ -1,9 +1,12 @@
 //! The client.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    task::{JoinError, spawn_blocking},
+};
 use ureq::http::Method;
 
 use super::{
@@ -20,6 +23,8 @@ use crate::store::{Child, Entry, Index, NO_CONDITION, Read, Store, StoreError, T
 #[derive(Debug, Clone)]
 pub struct Etcd {
     exchange: Exchange,
+    /// Held by the one request that is under way; `None`: any number may be.
+    turn: Option<Arc<Mutex<()>>>,
 }
 
 impl Etcd {
@@ -28,7 +33,9 @@ impl Etcd {
     /// # Errors
     /// When the settings contradict themselves, or name files that cannot be used.
     pub fn new(settings: &Settings) -> Result<Self, InvalidSettings> {
-        Exchange::new(settings).map(|exchange| Self { exchange })
+        let exchange = Exchange::new(settings)?;
+        let turn = settings.one_connection.then(Arc::default);
+        Ok(Self { exchange, turn })
     }
 
     /// What this client and its clones and watches have exchanged with etcd so far.
@@ -63,6 +70,7 @@ impl Etcd {
         }
         let target = format!("{}?{}", checked(key)?, fields(&query));
         let exchange = self.exchange.clone();
+        let _turn = self.turn().await;
         let reply = spawn_blocking(move || exchange.call(&Method::GET, &target, None))
             .await
             .unwrap_or_else(|lost| Err(never_answered(&lost)));
@@ -85,6 +93,7 @@ impl Etcd {
             reason,
         };
         let exchange = self.exchange.clone();
+        let _turn = self.turn().await;
         let reply = spawn_blocking(move || exchange.call(&method, &target, form.as_deref()))
             .await
             .unwrap_or_else(|lost| Err(never_answered(&lost)));
@@ -97,6 +106,14 @@ impl Etcd {
         }
         let refusal = Refusal::parse(reply.status, &reply.body).map_err(|reason| unexpected(key, reason))?;
         Err(refusal.into_error(key))
+    }
+
+    /// Waits until a request may be sent.
+    async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match &self.turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        }
     }
 
     async fn put(&self, key: &str, form: String) -> Result<Index, StoreError> {

@@ -28,6 +28,8 @@ pub struct Settings {
     /// How long a watch listens to a silent stream before it opens the next one: the longest time for which a dead
     /// connection goes unnoticed.
     pub stream_limit: Duration,
+    /// Whether requests wait for each other, so that one connection does for all. Watches have their own.
+    pub one_connection: bool,
 }
 
 impl Settings {
@@ -44,6 +46,7 @@ impl Settings {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(5),
             stream_limit: Duration::from_secs(30),
+            one_connection: false,
         }
     }
 

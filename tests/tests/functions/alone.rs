@@ -1,27 +1,19 @@
-//! The handlers as they are deployed: each a binary behind the Lambda runtime API and a gateway, configured by its
-//! environment alone.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
+//! Functions with nothing behind them, or with an etcd that is empty.
 
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde_json::json;
+use handlers::routes;
 use tempfile::TempDir;
 use tests::{
+    etcd::EtcdServer,
     gateway::{Call, Format},
-    osb::{Answer, SERVICE, fresh_id, nodes},
+    osb::{Answer, PLAN, SERVICE, fresh_id, nodes},
     ports::free_port,
+    request_log::RequestLog,
     runtime_api::Function,
     stack::function_variables,
 };
-
-const FORMATS: [Format; 3] = [Format::Rest, Format::Http, Format::HttpInBase64];
 
 /// A function without anything behind it, and the directory that its log is in.
 async fn lonely(name: &str) -> (Function, TempDir) {
@@ -59,7 +51,7 @@ fn assert_try_again(answer: &Answer) {
 #[tokio::test]
 async fn the_catalog_needs_nothing_behind_it() {
     let (function, _directory) = lonely("catalog").await;
-    for format in FORMATS {
+    for format in Format::ALL {
         let answer = catalog().to(&function, format).await;
         answer.expect(200);
         assert_eq!(answer.body["services"][0]["id"], SERVICE);
@@ -82,7 +74,7 @@ async fn the_catalog_needs_nothing_behind_it() {
 #[tokio::test]
 async fn a_provision_is_refused_and_told_to_try_again() {
     let (function, _directory) = lonely("provision").await;
-    for format in FORMATS {
+    for format in Format::ALL {
         provision(&fresh_id(), "{")
             .to(&function, format)
             .await
@@ -103,34 +95,56 @@ async fn a_provision_is_refused_and_told_to_try_again() {
         .expect(400);
 }
 
+/// A good request of any endpoint: what one does not need does not disturb it.
+fn of(route: &routes::Route) -> Call {
+    let mut body = nodes(2);
+    if route.path.contains("service_bindings") {
+        body.as_object_mut().unwrap().remove("parameters");
+    }
+    Call::new(route.method, route.path)
+        .parameter("instance_id", &fresh_id())
+        .parameter("binding_id", &fresh_id())
+        .query("accepts_incomplete", "true")
+        .query("service_id", SERVICE)
+        .query("plan_id", PLAN)
+        .body(&body.to_string())
+}
+
 #[tokio::test]
 async fn every_endpoint_is_a_function() {
-    let instance = "/v2/service_instances/{instance_id}";
-    let binding = "/v2/service_instances/{instance_id}/service_bindings/{binding_id}";
-    let last_operation = "/v2/service_instances/{instance_id}/last_operation";
-    let last_binding_operation =
-        "/v2/service_instances/{instance_id}/service_bindings/{binding_id}/last_operation";
-    let endpoints = [
-        ("fetch_instance", "GET", instance),
-        ("deprovision", "DELETE", instance),
-        ("last_operation", "GET", last_operation),
-        ("bind", "PUT", binding),
-        ("fetch_binding", "GET", binding),
-        ("unbind", "DELETE", binding),
-        ("last_binding_operation", "GET", last_binding_operation),
-    ];
-    for (name, method, route) in endpoints {
-        let (function, _directory) = lonely(name).await;
-        let call = Call::new(method, route)
-            .parameter("instance_id", &fresh_id())
-            .parameter("binding_id", &fresh_id())
-            .query("accepts_incomplete", "true")
-            .query("service_id", SERVICE)
-            .query("plan_id", tests::osb::PLAN)
-            .body(&json!({"service_id": SERVICE, "plan_id": tests::osb::PLAN}).to_string());
+    for route in routes::ALL.into_iter().filter(|route| route.name != "catalog") {
+        let (function, _directory) = lonely(route.name).await;
+        let call = of(route);
         assert_try_again(&call.to(&function, Format::Http).await);
         let unauthorized = call.header("authorization", "");
         unauthorized.to(&function, Format::Rest).await.expect(401);
+    }
+}
+
+#[tokio::test]
+async fn functions_start_without_asking_anybody() {
+    let etcd = EtcdServer::start().await;
+    for name in routes::ALL
+        .map(|route| route.name)
+        .into_iter()
+        .chain(["reconcile"])
+    {
+        let log = RequestLog::start(etcd.url()).await;
+        let (function, _directory) = start(name, &function_variables(log.url())).await;
+        function.ready().await;
+        assert_eq!(log.connections(), 0, "{name} has connected to etcd");
+    }
+}
+
+#[tokio::test]
+async fn a_cold_function_reaches_etcd_with_one_connection() {
+    let etcd = EtcdServer::start().await;
+    for route in routes::ALL.into_iter().filter(|route| route.name != "catalog") {
+        let log = RequestLog::start(etcd.url()).await;
+        let (function, _directory) = start(route.name, &function_variables(log.url())).await;
+        of(route).to(&function, Format::Http).await;
+        let requests = log.take();
+        assert_eq!(log.connections(), 1, "{}:\n{}", route.name, requests.join("\n"));
     }
 }
 
