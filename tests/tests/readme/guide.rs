@@ -50,22 +50,31 @@ async fn the_units_of_the_guide_are_an_installation() {
     fs::write(config, format!("{before}kvstore:{after}{cell}")).unwrap();
 
     let guide = fs::read_to_string(repository_file(GUIDE)).unwrap();
-    let units = blocks(&guide, "ini");
-    assert_eq!(units.len(), 3, "a cell, a router and a broker");
-    for unit in units {
-        let of = |key: &str| -> Vec<String> {
-            let values = unit.iter().filter_map(|line| line.strip_prefix(key));
-            values.map(|value| scene.shell.localized(value)).collect()
-        };
-        let (variables, commands) = (of("Environment="), of("ExecStart="));
+    let files = blocks(&guide, "ini");
+    for unit in ["patroni-broker-cell", "patroni-broker-router", "patroni-broker"] {
+        let text = fs::read_to_string(repository_file(&format!("config/systemd/{unit}.service"))).unwrap();
+        // What systemd puts there is a copy of what it was told.
+        let text = text.replace("%d/", "/etc/patroni-broker/");
+        let of =
+            |key: &str| -> Vec<&str> { text.lines().filter_map(|line| line.strip_prefix(key)).collect() };
+        let file = of("EnvironmentFile=");
+        let heading = format!("# {}", file[0].trim_start_matches('-'));
+        let shown = files.iter().find(|lines| lines[0] == heading).unwrap();
+        let variables: Vec<_> = of("Environment=")
+            .into_iter()
+            .chain(shown[1..].iter().map(String::as_str))
+            .map(|pair| scene.shell.localized(pair))
+            .collect();
         let variables: Vec<_> = variables
             .iter()
             .map(|pair| pair.split_once('=').unwrap())
             .collect();
+        let commands = of("ExecStart=");
         let [command] = commands.as_slice() else {
-            panic!("{unit:?}")
+            panic!("{unit}: {commands:?}")
         };
-        scene.serve_with(command, &variables);
+        let command = scene.shell.localized(command);
+        scene.serve_with(&command, &variables);
     }
     let osb = answers(&scene.stack.address(20)).await;
     eventually("the cell's heartbeat", START, async || {

@@ -26,12 +26,13 @@ use self::{lines::LINES, scene::Scene};
 const START: Duration = Duration::from_secs(60);
 
 /// The commands of a document, without those that are for the whole repository: what `make` starts is tested elsewhere,
-/// and the PATH is the test's own.
+/// and the PATH is the test's own. Nor are those run that need a container engine or another architecture.
 fn shown_in(document: &str) -> Vec<String> {
     let text = fs::read_to_string(repository_file(document)).unwrap();
     let lines = commands(&text).into_iter();
+    let others = ["make ", "export PATH=", "podman ", "rustup "];
     lines
-        .filter(|line| !line.is_empty() && !line.starts_with("make ") && !line.starts_with("export PATH="))
+        .filter(|line| !line.is_empty() && !others.iter().any(|other| line.starts_with(other)))
         .collect()
 }
 

@@ -137,6 +137,9 @@ pub(crate) fn copy_config(directory: &Path, shell: &Shell) {
     fs::create_dir(directory.join("config")).unwrap();
     for entry in fs::read_dir(repository_file("config")).unwrap() {
         let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            continue;
+        }
         let to = directory.join("config").join(entry.file_name());
         fs::copy(entry.path(), &to).unwrap();
         if to.extension().is_some_and(|extension| extension == "yml") {
