@@ -1,4 +1,5 @@
-# `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install).
+# `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install), STATE_DIR (for
+# functions).
 
 ifeq ($(shell command -v cargo 2>/dev/null),)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -11,12 +12,16 @@ CFN_LINT_VERSION := 1.58.0
 CFN_LINT := $(TARGET)/tools/cfn-lint-$(CFN_LINT_VERSION)/bin/cfn-lint
 SCHEMATHESIS_VERSION := 4.32.5
 SCHEMATHESIS := $(TARGET)/tools/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
+CARGO_LAMBDA_VERSION := 1.9.2
+CARGO_LAMBDA := $(TARGET)/tools/cargo-lambda-$(CARGO_LAMBDA_VERSION)/bin/cargo-lambda
+# That of `local-runner up`
+STATE_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/patroni-broker/up,$(HOME)/.local/state/patroni-broker)
 
 # The tests run with Debian's Patroni and with this one. Their harness knows this path.
 PATRONI_4_VERSION := 4.1.5
 PATRONI_4 := $(TARGET)/tools/patroni-4/bin/patroni
 
-.PHONY: help dependencies build demo test faults bench install clean
+.PHONY: help dependencies build demo functions test faults bench install clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,7 +36,11 @@ build: dependencies ## build the broker: target/release/local-runner, also named
 demo: build ## show the broker at work on this machine
 	$(RELEASE)/local-runner demo
 
-test: dependencies $(CFN_LINT) $(SCHEMATHESIS) $(PATRONI_4) ## check the format, lint, and run all tests
+functions: $(CARGO_LAMBDA) ## run the functions beside `local-runner up`, behind a local gateway: http://127.0.0.1:9000
+	@set -a; PATRONI_BROKER_CONFIG=$(CURDIR)/config/bosh-lite.example.yml; . $(STATE_DIR)/functions.env; \
+	exec $(CARGO_LAMBDA) lambda watch --package handlers --ignore-changes --invoke-address 127.0.0.1
+
+test: dependencies $(CFN_LINT) $(SCHEMATHESIS) $(CARGO_LAMBDA) $(PATRONI_4) ## check the format, lint, and run all tests
 	$(CFN_LINT) template.yaml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -50,13 +59,13 @@ bench: build $(PATRONI_4) ## measure: provisions against nodes started by hand (
 	$(CARGO) bench --locked -p tests --bench provision
 	$(CARGO) bench --locked -p tests --bench failover
 
-$(CFN_LINT): | dependencies
+# Tools from PyPI, each in a directory that is named after it and its version.
+$(CFN_LINT): TOOL := cfn-lint==$(CFN_LINT_VERSION)
+$(SCHEMATHESIS): TOOL := schemathesis==$(SCHEMATHESIS_VERSION)
+$(CARGO_LAMBDA): TOOL := cargo-lambda==$(CARGO_LAMBDA_VERSION)
+$(CFN_LINT) $(SCHEMATHESIS) $(CARGO_LAMBDA): | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..
-	$(@D)/pip install --quiet --disable-pip-version-check cfn-lint==$(CFN_LINT_VERSION)
-
-$(SCHEMATHESIS): | dependencies
-	/usr/bin/python3 -m venv --clear $(@D)/..
-	$(@D)/pip install --quiet --disable-pip-version-check schemathesis==$(SCHEMATHESIS_VERSION)
+	$(@D)/pip install --quiet --disable-pip-version-check $(TOOL)
 
 $(PATRONI_4): Makefile | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..

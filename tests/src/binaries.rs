@@ -36,6 +36,23 @@ fn directory(levels: usize) -> PathBuf {
         .to_owned()
 }
 
+/// The path of cargo-lambda, which `make` installs below `target/tools`.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn cargo_lambda() -> String {
+    let tools = target().join("tools");
+    let installed = fs::read_dir(&tools).into_iter().flatten().flatten();
+    let mut programs = installed
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("cargo-lambda-"))
+        .map(|entry| entry.path().join("bin/cargo-lambda"));
+    let program = programs.find(|program| program.is_file());
+    let program =
+        program.unwrap_or_else(|| panic!("no cargo-lambda in {}: run 'make test'", tools.display()));
+    program.display().to_string()
+}
+
 /// A source that has changed since the program was built, according to cargo's list of them beside it.
 fn newer_source(program: &Path) -> Option<String> {
     let changed = |path: &str| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };

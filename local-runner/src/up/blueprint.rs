@@ -117,6 +117,20 @@ impl Blueprint {
         self.cells.iter().map(cell).collect()
     }
 
+    /// What functions need to work beside this stack, as a shell reads it: the variables, and the file if one was named.
+    pub(super) fn functions(&self) -> String {
+        let file = self
+            .settings
+            .config
+            .iter()
+            .filter_map(|path| path.canonicalize().ok());
+        let file = file.map(|path| named("CONFIG", text(&path)));
+        let variables = self.common().into_iter().chain(file);
+        // No value holds an apostrophe but perhaps the file's path.
+        let lines = variables.map(|(name, value)| format!("{name}='{}'\n", value.replace('\'', r"'\''")));
+        lines.collect()
+    }
+
     /// What every part is told over the file.
     fn common(&self) -> Variables {
         let Settings { address, port, .. } = &self.settings;
@@ -206,6 +220,24 @@ mod tests {
         assert_eq!(seen, expected);
         let router = blueprint.router().unwrap();
         assert_eq!(router.router.bind_address, IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+
+    #[test]
+    fn functions_are_told_where_everything_is() {
+        let top = tempfile::tempdir().unwrap();
+        let blueprint = blueprint(top.path(), |_| ());
+        let told = blueprint.functions();
+        let variables = told.lines().map(|line| {
+            let (name, value) = line.split_once('=').unwrap();
+            (name, value.trim_matches('\''))
+        });
+        let config = Config::parse("the example", BASE, variables).unwrap();
+        assert_eq!(config.kvstore.machines, ["http://127.0.0.1:4001"]);
+        let cells = config.cell_credentials.unwrap();
+        assert_eq!(
+            cells.password.expose_secret(),
+            blueprint.cell_password.expose_secret()
+        );
     }
 
     #[test]

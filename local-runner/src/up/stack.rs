@@ -107,6 +107,7 @@ impl Stack {
         };
         let facts = Facts::of(&config, &cells, versions, &directory);
         ports::check(needed(&facts, &cells, &etcd)?)?;
+        directory.write_functions(&blueprint.functions())?;
         Ok(Self {
             store: Arc::new(setup::store(&config.kvstore)?),
             directory,

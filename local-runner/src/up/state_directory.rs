@@ -7,6 +7,7 @@
 //! etcd/           etcd's data and log
 //! cells/<n>/      the data directory of the nth cell
 //! router/         HAProxy's configuration and sockets
+//! functions.env   what functions need to work beside it, for a shell (0600)
 //! ```
 //!
 //! **Guarantees.** One process at a time holds it. A master key is made only where nothing depends on another one.
@@ -169,6 +170,15 @@ impl StateDirectory {
         let text = STANDARD.encode(bytes) + "\n";
         write_durably(&key, text.as_bytes(), 0o600, |_| Ok(())).map_err(disk("writing", &key))?;
         Ok(key)
+    }
+
+    /// Leaves word for functions.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(super) fn write_functions(&self, variables: &str) -> Result<(), StateDirectoryError> {
+        let path = self.root.join("functions.env");
+        write_durably(&path, variables.as_bytes(), 0o600, |_| Ok(())).map_err(disk("writing", &path))
     }
 }
 

@@ -11,3 +11,4 @@
 mod alone;
 mod interruptions;
 mod life;
+mod local_gateway;
