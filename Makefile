@@ -1,5 +1,5 @@
-# `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install), STATE_DIR (for
-# functions).
+# `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install), ARCHITECTURE (for
+# package), STATE_DIR (for functions).
 
 ifeq ($(shell command -v cargo 2>/dev/null),)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -13,7 +13,10 @@ CFN_LINT := $(TARGET)/tools/cfn-lint-$(CFN_LINT_VERSION)/bin/cfn-lint
 SCHEMATHESIS_VERSION := 4.32.5
 SCHEMATHESIS := $(TARGET)/tools/schemathesis-$(SCHEMATHESIS_VERSION)/bin/schemathesis
 CARGO_LAMBDA_VERSION := 1.9.2
+ZIG_VERSION := 0.17.1
 CARGO_LAMBDA := $(TARGET)/tools/cargo-lambda-$(CARGO_LAMBDA_VERSION)/bin/cargo-lambda
+# x86_64 or aarch64
+ARCHITECTURE ?= $(shell uname -m)
 # That of `local-runner up`
 STATE_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/patroni-broker/up,$(HOME)/.local/state/patroni-broker)
 
@@ -21,7 +24,7 @@ STATE_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/patroni-broker/up,$(HOME)/
 PATRONI_4_VERSION := 4.1.5
 PATRONI_4 := $(TARGET)/tools/patroni-4/bin/patroni
 
-.PHONY: help dependencies build demo functions test faults bench install clean
+.PHONY: help dependencies build demo functions test faults bench package install clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,10 +62,13 @@ bench: build $(PATRONI_4) ## measure: provisions against nodes started by hand (
 	$(CARGO) bench --locked -p tests --bench provision
 	$(CARGO) bench --locked -p tests --bench failover
 
+package: $(CARGO_LAMBDA) ## build the functions' zips and local-runner for deployment: target/package
+	@PATH="$(abspath $(dir $(CARGO_LAMBDA))):$$PATH" .ci/package $(ARCHITECTURE) $(TARGET)
+
 # Tools from PyPI, each in a directory that is named after it and its version.
 $(CFN_LINT): TOOL := cfn-lint==$(CFN_LINT_VERSION)
 $(SCHEMATHESIS): TOOL := schemathesis==$(SCHEMATHESIS_VERSION)
-$(CARGO_LAMBDA): TOOL := cargo-lambda==$(CARGO_LAMBDA_VERSION)
+$(CARGO_LAMBDA): TOOL := cargo-lambda==$(CARGO_LAMBDA_VERSION) ziglang==$(ZIG_VERSION)
 $(CFN_LINT) $(SCHEMATHESIS) $(CARGO_LAMBDA): | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..
 	$(@D)/pip install --quiet --disable-pip-version-check $(TOOL)

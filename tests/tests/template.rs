@@ -29,14 +29,20 @@ fn template() -> Value {
     serde_saphyr::from_str(&text).unwrap()
 }
 
-/// The functions' properties, by the name of their binary.
+/// The functions' properties, by the name of their binary, whose zip is where `make package` puts it.
 fn functions(template: &Value) -> BTreeMap<String, &Value> {
     let resources = template["Resources"].as_object().unwrap().values();
     resources
         .filter(|resource| resource["Type"] == "AWS::Serverless::Function")
         .map(|function| {
-            let binary = &function["Metadata"]["BuildProperties"]["Binary"];
-            (binary.as_str().unwrap().to_owned(), &function["Properties"])
+            let properties = &function["Properties"];
+            let zip = properties["CodeUri"].as_str().unwrap_or_default();
+            let name = zip.strip_prefix("target/package/functions/");
+            let name = name.and_then(|name| name.strip_suffix(".zip"));
+            (
+                name.unwrap_or_else(|| panic!("{function}")).to_owned(),
+                properties,
+            )
         })
         .collect()
 }
