@@ -43,7 +43,7 @@ functions: $(CARGO_LAMBDA) ## run the functions beside `local-runner up`, behind
 	@set -a; PATRONI_BROKER_CONFIG=$(CURDIR)/config/bosh-lite.example.yml; . $(STATE_DIR)/functions.env; \
 	exec $(CARGO_LAMBDA) lambda watch --package handlers --ignore-changes --invoke-address 127.0.0.1
 
-test: dependencies $(CFN_LINT) $(SCHEMATHESIS) $(CARGO_LAMBDA) $(PATRONI_4) ## check the format, lint, and run all tests
+test: dependencies $(CFN_LINT) $(CARGO_LAMBDA) $(SCHEMATHESIS) $(PATRONI_4) ## check the format, lint, and run all tests
 	$(CFN_LINT) template.yaml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
@@ -67,9 +67,9 @@ package: $(CARGO_LAMBDA) ## build the functions' zips and local-runner for deplo
 
 # Tools from PyPI, each in a directory that is named after it and its version.
 $(CFN_LINT): TOOL := cfn-lint==$(CFN_LINT_VERSION)
-$(SCHEMATHESIS): TOOL := schemathesis==$(SCHEMATHESIS_VERSION)
 $(CARGO_LAMBDA): TOOL := cargo-lambda==$(CARGO_LAMBDA_VERSION) ziglang==$(ZIG_VERSION)
-$(CFN_LINT) $(SCHEMATHESIS) $(CARGO_LAMBDA): | dependencies
+$(SCHEMATHESIS): TOOL := schemathesis==$(SCHEMATHESIS_VERSION)
+$(CFN_LINT) $(CARGO_LAMBDA) $(SCHEMATHESIS): | dependencies
 	/usr/bin/python3 -m venv --clear $(@D)/..
 	$(@D)/pip install --quiet --disable-pip-version-check $(TOOL)
 

@@ -6,9 +6,13 @@
 //!
 //! The order is 401, then 412, then 404 and 405, then what the handler says (osb-reference.md, 1, Check order).
 
-use std::time::{Duration, Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::FutureExt;
 use lambda_http::{
     Body, Request, RequestExt, Response,
     http::{HeaderMap, header, request::Parts},
@@ -20,7 +24,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::{
     app::App,
-    panics, request,
+    request,
     response::{self, Success},
     routes::Route,
 };
@@ -47,7 +51,7 @@ pub async fn receive(
 ) -> Response<Body> {
     let began = Instant::now();
     let path = route.as_ref().map_or("unknown", |route| route.path);
-    let outcome = panics::caught(handle(app, route, &head, body)).await;
+    let outcome = handle(app, route, &head, body).await;
     let mut response = match &outcome {
         Ok(success) => success.response(),
         Err(error) => {
@@ -74,7 +78,8 @@ async fn handle(
     minor_version(app, &head.headers)?;
     let route = route?;
     let request = Request::from_parts(head.clone(), body.await?);
-    route.handle(app, &request).await
+    let handled = AssertUnwindSafe(route.handle(app, &request)).catch_unwind();
+    handled.await.unwrap_or(Err(Error::Panicked))
 }
 
 /// One line for each request.

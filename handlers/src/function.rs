@@ -21,10 +21,13 @@ use crate::{app::App, front_door, reconcile, routes::Route};
 /// # Errors
 /// When the configuration is not usable, or the runtime API goes away.
 pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
-    let mut config = prepare(|| Config::load(None))?;
-    // A cold function waits for its connections far longer than for a read, and a small one has little processor for TLS.
-    config.kvstore.one_connection = true;
-    let app = Arc::new(App::new(config)?);
+    let app = prepare(|| {
+        let mut config = Config::load(None)?;
+        // A cold function waits for its connections far longer than for a read, and a small one has little processor for
+        // TLS.
+        config.kvstore.one_connection = true;
+        Ok(config)
+    })?;
     lambda_http::run(service_fn(move |request: Request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, std::convert::Infallible>(front_door::pass(&app, route, request).await) }
@@ -37,8 +40,7 @@ pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
 /// # Errors
 /// As [`run`].
 pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
-    let config = prepare(|| Ok(ScheduledConfig::load(None)?.config))?;
-    let app = Arc::new(App::new(config)?);
+    let app = prepare(|| Ok(ScheduledConfig::load(None)?.config))?;
     lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
         let app = Arc::clone(&app);
         async move { reconcile::handle(&app).await.map_err(lambda_http::Error::from) }
@@ -46,11 +48,11 @@ pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
     .await
 }
 
-fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Config, lambda_http::Error> {
+fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<App>, lambda_http::Error> {
     tracing_subscriber::fmt()
         .json()
         .with_env_filter(EnvFilter::new("info"))
         .with_current_span(false)
         .init();
-    Ok(load()?)
+    Ok(Arc::new(App::new(load()?)?))
 }

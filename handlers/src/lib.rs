@@ -13,7 +13,6 @@ pub mod front_door;
 pub mod function;
 pub mod last_binding_operation;
 pub mod last_operation;
-mod panics;
 pub mod provision;
 pub mod reconcile;
 pub mod request;

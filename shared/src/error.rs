@@ -103,18 +103,13 @@ pub enum Error {
     /// The instance's PostgreSQL did not do what was asked.
     #[error("the instance's PostgreSQL cannot be reached at the moment, try again")]
     Database(#[from] DatabaseError),
+    /// A handler ended in the middle, which is a mistake in this program.
+    #[error("the broker failed; its log says why")]
+    Panicked,
     /// The master key that an instance depends on is not configured.
     #[error("the broker lacks a key that this instance depends on; an operator has to look at it")]
     MasterKey(#[from] DeriveError),
-    /// The handler panicked.
-    #[error("the broker has failed; nothing was lost, and an operator has to look at it")]
-    Panicked(#[from] Panic),
 }
-
-/// What a handler said when it panicked.
-#[derive(Debug, thiserror::Error)]
-#[error("panicked: {0}")]
-pub struct Panic(pub String);
 
 /// How an error is answered and logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +156,7 @@ impl Error {
             Self::Concurrency(_) => client(422, Some("ConcurrencyError")),
             Self::Shortage(Shortage::NoCells) | Self::CellsUnavailable(_) => later(503),
             Self::Unprocessable(_) | Self::Shortage(_) => client(422, None),
-            Self::Corrupt { .. } | Self::MasterKey(_) | Self::Failed { .. } | Self::Panicked(_) => Answer {
+            Self::Corrupt { .. } | Self::MasterKey(_) | Self::Failed { .. } | Self::Panicked => Answer {
                 status: 500,
                 word: None,
                 retry_after: None,
