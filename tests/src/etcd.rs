@@ -134,6 +134,17 @@ impl EtcdServer {
         &self.url
     }
 
+    /// Whether it leads its cluster.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        let (status, body) = self.raw("GET", "/v2/stats/self", None);
+        assert_eq!(status, 200, "{body}");
+        body.contains("StateLeader")
+    }
+
     /// What a client needs to reach this server.
     #[must_use]
     pub fn settings(&self) -> Settings {

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 
 use self::{reaper::Reaper, settings::Settings};
 use crate::{
-    etcd::{self, EtcdServer},
+    etcd::{self, EtcdCluster, EtcdServer},
     keys::Keys,
     network::Network,
     osb::Osb,
@@ -46,6 +46,8 @@ const TIDY: Duration = Duration::from_secs(45);
 pub struct Stack {
     /// Where all state is.
     pub etcd: EtcdServer,
+    /// The other members of the same etcd.
+    pub more_etcd: Vec<EtcdServer>,
     /// The cells, in the order of [`Options::zones`].
     pub cells: Vec<CellServer>,
     /// The router, if there is one.
@@ -65,20 +67,27 @@ impl Stack {
     pub async fn start(options: Options) -> Self {
         let directory = directory();
         let reaper = Reaper::start(directory.path());
-        let etcd_options = etcd::Options {
-            directory: Some(subdirectory(directory.path(), "etcd")),
-            ..etcd::Options::default()
+        let (etcd, more_etcd) = if options.etcd_members > 1 {
+            let mut members = EtcdCluster::start(options.etcd_members).await.members;
+            (members.remove(0), members)
+        } else {
+            let etcd_options = etcd::Options {
+                directory: Some(subdirectory(directory.path(), "etcd")),
+                ..etcd::Options::default()
+            };
+            (EtcdServer::start_with(etcd_options).await, Vec::new())
         };
-        let etcd = EtcdServer::start_with(etcd_options).await;
+        let machines = [&etcd].into_iter().chain(&more_etcd).map(EtcdServer::url);
         let settings = Settings {
             network: Network::take(),
             directory: directory.path().to_owned(),
-            kvstore: etcd.url().to_owned(),
+            kvstore: machines.collect::<Vec<_>>().join(","),
             options,
         };
         subdirectory(directory.path(), "logs");
         let mut stack = Self {
             etcd,
+            more_etcd,
             cells: settings.cells(),
             router: settings.router(),
             brokers: settings.brokers(),

@@ -13,7 +13,8 @@ use reqwest::{Method, RequestBuilder};
 use serde_json::json;
 use shared::store::Store;
 use tests::{
-    osb::{Answer, Osb, PLAN, SERVICE, fresh_id, nodes, send},
+    etcd::EtcdServer,
+    osb::{Answer, OPERATION, Osb, PLAN, SERVICE, fresh_id, nodes, send},
     psql::Session,
     stack::{Options, Stack},
     wait::eventually,
@@ -89,6 +90,49 @@ async fn etcd_is_down_or_frozen() {
     stack.etcd.resume();
     osb.last_operation("x").await.expect(404);
     stack.assert_unchanged(&before, "etcd was frozen");
+}
+
+#[tokio::test]
+async fn members_of_etcd_are_lost_one_after_the_other() {
+    let mut stack = Stack::start(Options {
+        etcd_members: 3,
+        zones: vec!["z1", "z2"],
+        ..Options::default()
+    })
+    .await;
+    let (osb, instance) = (stack.osb(), fresh_id());
+    osb.provision(&instance, &nodes(2)).await.expect(202);
+
+    // Its leader goes in the middle of an operation. Until there is another one, a poll may be told to try again.
+    let mut members: Vec<&mut EtcdServer> = stack.more_etcd.iter_mut().chain([&mut stack.etcd]).collect();
+    let leader = members.iter().position(|member| member.leads()).unwrap();
+    members.remove(leader).kill();
+    eventually("the instance stands", OPERATION, async || {
+        let answer = osb.last_operation(&instance).await;
+        if answer.status == 503 {
+            return None;
+        }
+        let state = answer.expect(200).body["state"].as_str().unwrap().to_owned();
+        assert_ne!(state, "failed", "{answer:?}");
+        (state == "succeeded").then_some(())
+    })
+    .await;
+    let credentials = osb.bind(&instance, "b").await.expect(201).body["credentials"].clone();
+    let session = Session::open(&credentials).await.unwrap();
+    session.run("CREATE TABLE t (n int)").await;
+
+    // One of three cannot agree with anybody. PostgreSQL goes on (Patroni's failsafe mode).
+    members[0].kill();
+    all_are_told_to_try_again(&osb).await;
+    session.run("INSERT INTO t VALUES (1)").await;
+
+    members[0].restart().await;
+    eventually("the broker finds etcd again", OPERATION, async || {
+        (osb.last_operation(&instance).await.status == 200).then_some(())
+    })
+    .await;
+    osb.bind(&instance, "b").await.expect(200);
+    osb.unmake(&instance).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ type Variables = BTreeMap<String, String>;
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// How many members etcd has.
+    pub etcd_members: usize,
     /// The availability zone of each cell.
     pub zones: Vec<&'static str>,
     /// How many brokers there are.
@@ -39,6 +41,7 @@ impl Default for Options {
     /// Three cells in two zones, a router and a strict broker.
     fn default() -> Self {
         Self {
+            etcd_members: 1,
             zones: vec!["z1", "z1", "z2"],
             brokers: 1,
             router: true,
