@@ -2,7 +2,8 @@
 //!
 //! **Guarantees.** Never two nodes of a cluster on one cell; never a cell that is full by its own account; availability
 //! zones are filled evenly, then the least loaded cell comes first. Equally loaded cells take turns: instances that are made
-//! at once, and see none of each other's nodes yet, are spread evenly as well.
+//! at once, and see none or some of each other's nodes, are spread evenly as well.
+//! **Caveats.** More than [`SLACK`] of a cell that is asked for at once is spread by loads that are behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,6 +74,10 @@ pub enum Shortage {
     },
 }
 
+/// How much fuller a cell may be and still take its turn when a whole instance is placed, in thousandths of the capacity. Loads
+/// are those of the last heartbeats: whoever took them at their word would send all that is asked for at once to one cell.
+const SLACK: u32 = 100;
+
 /// What must be placed.
 #[derive(Debug, Clone)]
 pub struct Wanted<'a> {
@@ -111,6 +116,8 @@ pub fn choose<'c>(cells: &'c [CellView], wanted: &Wanted<'_>) -> Result<Vec<&'c 
     for zone in &wanted.zones {
         *nodes_in.entry(zone).or_default() += 1;
     }
+    let slack = if wanted.occupied.is_empty() { SLACK } else { 0 };
+    let least = free.iter().map(|cell| cell.fullness()).min().unwrap_or(0);
     let mut chosen = Vec::with_capacity(wanted.count);
     while chosen.len() < wanted.count {
         let best = free.iter().enumerate().min_by_key(|(_, cell)| {
@@ -121,7 +128,7 @@ pub fn choose<'c>(cells: &'c [CellView], wanted: &Wanted<'_>) -> Result<Vec<&'c 
             (
                 !cell.is_alive(),
                 in_zone,
-                cell.fullness(),
+                cell.fullness().saturating_sub(least.saturating_add(slack)),
                 (ranks[&cell.guid] + allowed.len() - first) % allowed.len(),
             )
         });
@@ -263,6 +270,27 @@ mod tests {
                 assert!(most - least <= 1, "{count} of {zones:?}: {loads:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_cell_that_is_a_little_fuller_takes_its_turn_in_a_new_instance() {
+        let cells = [
+            cell("a", "z1", 12, 100),
+            cell("b", "z1", 2, 100),
+            cell("c", "z1", 13, 100),
+        ];
+        let first = |turn, occupied: &BTreeSet<CellGuid>| {
+            let one = Wanted {
+                turn,
+                occupied: occupied.iter().collect(),
+                ..wanted(1)
+            };
+            guids(&choose(&cells, &one).unwrap()).remove(0)
+        };
+        let new: Vec<_> = (0..3).map(|turn| first(turn, &BTreeSet::new())).collect();
+        assert_eq!(new, ["a", "b", "a"]);
+        let more = BTreeSet::from(["d".parse().unwrap()]);
+        assert!((0..3).all(|turn| first(turn, &more) == "b"));
     }
 
     #[test]

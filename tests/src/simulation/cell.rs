@@ -51,6 +51,8 @@ pub(super) struct Cell {
     pub(super) http: Option<SocketAddr>,
     pub(super) bug: Option<Bug>,
     pub(super) wrong: Vec<String>,
+    /// Whether writes of Patronis that are stopped come late. They run out of time, so only where that is the world's.
+    pub(super) writes_late: bool,
     /// Member keys whose writes were under way when their Patronis were stopped.
     last_words: Vec<String>,
     /// What a member of etcd knows of records that lags behind, the oldest first.
@@ -98,6 +100,7 @@ impl Cell {
             http: None,
             bug: None,
             wrong: Vec::new(),
+            writes_late: false,
             last_words: Vec::new(),
             lagging: Lagging::new(),
             age: 0,
@@ -221,7 +224,7 @@ impl Cell {
         }
         let member = keyspace::member(&held.patroni.id.instance, node);
         delete(store, &member);
-        if matches!(held.life, Life::Runs | Life::Doubted) {
+        if self.writes_late && matches!(held.life, Life::Runs | Life::Doubted) {
             self.last_words.push(member);
         }
         delete(store, &keyspace::registration(&self.guid, node));

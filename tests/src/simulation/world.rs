@@ -135,6 +135,7 @@ impl World {
             cell.stopping_takes = layout.stopping_takes;
             cell.http = layout.http;
             cell.bug = layout.bug;
+            cell.writes_late = store.follows_the_clock();
             (guid, cell)
         });
         let state = State {
