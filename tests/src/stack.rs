@@ -217,7 +217,8 @@ impl Stack {
         self.assert_no_node("a deprovision");
         let deadline = Instant::now() + TIDY;
         loop {
-            let changes = self.keys().without_remains().changes_since(before);
+            let keys = self.keys().without_markers_of_nothing().without_remains();
+            let changes = keys.changes_since(before);
             if changes.is_empty() {
                 return;
             }

@@ -222,7 +222,12 @@ async fn processes_are_killed_one_by_one_and_in_combinations() {
     writer.goes_on(10).await;
     assert_eq!(instance.stands(1, true).await, next, "it leads as before");
 
-    // PostgreSQL first, and Patroni a moment later.
+    // PostgreSQL first, and Patroni a moment later. Its cell waits longer each time before it starts Patroni again.
+    eventually("Patroni is back", OPERATION, async || {
+        let all = instance.processes_of(&next.name);
+        all.iter().any(is_patroni).then_some(())
+    })
+    .await;
     kill(&instance, &next, is_postmaster);
     kill(&instance, &next, is_patroni);
     assert!(!key.ends().await, "nobody waited for the ttl");

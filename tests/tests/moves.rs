@@ -72,7 +72,7 @@ async fn a_cluster_moves_to_other_cells_under_a_client_that_writes() {
     let first = new.first().unwrap();
     for (status, wrong) in [
         (400, json!("c")),
-        (400, json!([first])),
+        (422, json!([first])),
         (400, json!([first, first])),
         (422, json!([first, "nobody"])),
     ] {
