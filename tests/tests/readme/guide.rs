@@ -170,10 +170,7 @@ async fn the_commands_of_the_guide_put_things_right() {
     for server in scene.stack.router.iter_mut().chain(&mut scene.stack.brokers) {
         server.restart().await;
     }
-    eventually("the instance is back", OPERATION, async || {
-        Session::open(&credentials).await.ok().map(drop)
-    })
-    .await;
+    logs_in(&credentials).await;
 
     // The master key is rotated, ...
     let rotated = broker_with(&mut scene, 21, &["new", "development"]).await;
@@ -194,7 +191,7 @@ async fn the_commands_of_the_guide_put_things_right() {
         let description = answer.expect(500).description();
         assert!(description.contains("lacks a key"), "{description}");
     }
-    Session::open(&credentials).await.unwrap();
+    logs_in(&credentials).await;
     // The others know the key and would help.
     scene.stack.brokers.clear();
     scene.servers.drain(..1).for_each(drop);
@@ -203,6 +200,14 @@ async fn the_commands_of_the_guide_put_things_right() {
     Session::open(&credentials)
         .await
         .expect_err("a login to an instance that is gone");
+}
+
+/// Waits until a client can log in: Patroni may still be choosing a leader after etcd has lost everything.
+async fn logs_in(credentials: &Value) {
+    eventually("a session", OPERATION, async || {
+        Session::open(credentials).await.ok().map(drop)
+    })
+    .await;
 }
 
 /// The cell of a replica burns down, and another machine takes its guid, which is answered.
