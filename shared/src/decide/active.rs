@@ -130,9 +130,10 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
                 Shortcoming::NotStreaming { .. }
                 | Shortcoming::LeaderLeaves
                 | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
-                // A handler that stood still while the cluster grew may have made it quick again.
+                // A handler that stood still while the cluster grew may have made it quick again. What else the plan says
+                // today comes into force with an update, which the record then tells of.
                 Shortcoming::Settings { patch } => {
-                    effects.push(Effect::Configure(patch.clone()));
+                    effects.extend(dynamic_configuration::slower(patch).map(Effect::Configure));
                     false
                 }
                 _ => false,

@@ -40,6 +40,13 @@ pub fn while_growing(plan: &Map<String, Value>) -> Map<String, Value> {
     quick
 }
 
+/// The part of a patch that ends the time of growing.
+#[must_use]
+pub fn slower(patch: &Map<String, Value>) -> Option<Map<String, Value>> {
+    let (name, value) = patch.get_key_value("loop_wait")?;
+    Some(Map::from_iter([(name.clone(), value.clone())]))
+}
+
 /// What must be patched into `current` so that it holds everything in `wanted`; empty when it does already.
 /// Settings that `wanted` does not name are left alone: Patroni adds its own.
 #[must_use]

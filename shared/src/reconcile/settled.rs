@@ -227,7 +227,9 @@ async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     };
     let differ = |cluster: &Cluster| {
         let config = cluster.config.as_ref();
-        config.is_some_and(|config| !dynamic_configuration::patch(config, &plan).is_empty())
+        config.is_some_and(|config| {
+            dynamic_configuration::slower(&dynamic_configuration::patch(config, &plan)).is_some()
+        })
     };
     if !record.bootstrapped || !differ(&read_cluster(broker, id).await?) {
         return Ok(());
@@ -236,7 +238,7 @@ async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     if pass.is_some_and(|pass| pass.record.is_at_rest() && !differ(&pass.cluster)) {
         run.mended(
             id,
-            "Patroni's dynamic configuration",
+            "Patroni's loop_wait",
             "it was not the plan's, though nothing is under way",
         );
     }

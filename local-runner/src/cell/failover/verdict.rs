@@ -131,7 +131,10 @@ impl Dynamic {
 
     /// What is left of a member key's time to live, if its Patroni has reached etcd in its last loop.
     fn least_ttl(&self) -> Duration {
-        Duration::from_secs(self.ttl.saturating_sub(self.loop_wait + self.retry_timeout))
+        Duration::from_secs(
+            self.ttl
+                .saturating_sub(self.loop_wait.saturating_add(self.retry_timeout)),
+        )
     }
 }
 
