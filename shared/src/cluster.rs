@@ -1,4 +1,5 @@
-//! What Patroni says about a cluster: its keys below `/service/<scope>/`, read and never written.
+//! What Patroni says about a cluster: its keys below `/service/<scope>/`, which are Patroni's. Only read here; whoever
+//! deletes one (of a dead leader, a removed node or a deprovisioned instance) does so on the index at which it was seen.
 //!
 //! **Guarantees.** Reads what Patroni 3 and 4 write, and the original's members (role `master`, credentials in
 //! `conn_url`). A member that cannot be read counts as there but unknown; nothing is concluded from it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, OwnedMutexGuard},
     task::{JoinError, spawn_blocking},
 };
 use ureq::http::Method;
@@ -23,7 +23,7 @@ use crate::store::{Child, Entry, Index, NO_CONDITION, Read, Store, StoreError, T
 #[derive(Debug, Clone)]
 pub struct Etcd {
     exchange: Exchange,
-    /// Held by the one request that is under way; `None`: any number may be.
+    /// Held by the one request that is under way, also when nobody waits for its answer any more; `None`: any number may be.
     turn: Option<Arc<Mutex<()>>>,
 }
 
@@ -69,11 +69,7 @@ impl Etcd {
             query.push(("quorum", "true"));
         }
         let target = format!("{}?{}", checked(key)?, fields(&query));
-        let exchange = self.exchange.clone();
-        let _turn = self.turn().await;
-        let reply = spawn_blocking(move || exchange.call(&Method::GET, &target, None))
-            .await
-            .unwrap_or_else(|lost| Err(never_answered(&lost)));
+        let reply = self.call(Method::GET, target, None).await;
         reply.map_err(|failure| match failure.cause {
             Cause::Nonsense => unexpected(key, failure.text),
             Cause::Machine | Cause::Connection => StoreError::Unavailable { reason: failure.text },
@@ -92,11 +88,7 @@ impl Etcd {
             key: key.to_owned(),
             reason,
         };
-        let exchange = self.exchange.clone();
-        let _turn = self.turn().await;
-        let reply = spawn_blocking(move || exchange.call(&method, &target, form.as_deref()))
-            .await
-            .unwrap_or_else(|lost| Err(never_answered(&lost)));
+        let reply = self.call(method, target, form).await;
         let reply = reply.map_err(|failure| match failure.sent {
             true => ambiguous(failure.text),
             false => StoreError::Unavailable { reason: failure.text },
@@ -108,10 +100,22 @@ impl Etcd {
         Err(refusal.into_error(key))
     }
 
+    /// Exchanges one request, once it may be sent. A caller that goes away leaves it under way, with its turn.
+    async fn call(&self, method: Method, target: String, form: Option<String>) -> Result<Reply, Failure> {
+        let exchange = self.exchange.clone();
+        let turn = self.turn().await;
+        let exchanged = spawn_blocking(move || {
+            let reply = exchange.call(&method, &target, form.as_deref());
+            drop(turn);
+            reply
+        });
+        exchanged.await.unwrap_or_else(|lost| Err(never_answered(&lost)))
+    }
+
     /// Waits until a request may be sent.
-    async fn turn(&self) -> Option<MutexGuard<'_, ()>> {
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
         match &self.turn {
-            Some(turn) => Some(turn.lock().await),
+            Some(turn) => Some(Arc::clone(turn).lock_owned().await),
             None => None,
         }
     }
@@ -256,6 +260,27 @@ mod tests {
         let of = |millis| seconds(Duration::from_millis(millis));
         assert_eq!([of(0), of(1), of(1000), of(1001)], [1, 1, 1, 2]);
         assert_eq!(seconds(Duration::MAX), 3_153_600_000);
+    }
+
+    /// A server that never answers: what is asked first is under way for as long as it lets the connection be.
+    #[tokio::test]
+    async fn a_request_that_nobody_waits_for_keeps_its_turn() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut settings = Settings::new(vec![format!("http://{}", server.local_addr().unwrap())]);
+        settings.one_connection = true;
+        let etcd = Etcd::new(&settings).unwrap();
+        let first = etcd.clone();
+        let first = tokio::spawn(async move { first.get("/a", Read::Local).await });
+        let (connection, _) = spawn_blocking(move || server.accept().unwrap()).await.unwrap();
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        let turn = Arc::clone(etcd.turn.as_ref().unwrap());
+        assert!(
+            turn.try_lock().is_err(),
+            "the next one would open a second connection"
+        );
+        drop(connection);
+        drop(turn.lock().await);
     }
 
     #[test]
