@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub(super) struct Certificate {
     current: Arc<Current>,
     files: CertificateFiles,
+    /// Of the files, before they were read at the start.
+    first: Stamps,
     acceptor: TlsAcceptor,
 }
 
@@ -49,6 +51,8 @@ impl Certificate {
     /// # Errors
     /// When they are not a certificate and its key; the error names the file.
     pub(super) fn load(files: CertificateFiles) -> io::Result<Self> {
+        // Before they are read: what changes meanwhile is seen as another pair, and not taken for the one that was read.
+        let first = stamps(&files);
         let current = Arc::new(Current(RwLock::new(Arc::new(read(&files)?))));
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -59,6 +63,7 @@ impl Certificate {
         Ok(Self {
             current,
             files,
+            first,
             acceptor: TlsAcceptor::from(Arc::new(config)),
         })
     }
@@ -70,11 +75,11 @@ impl Certificate {
 
     /// Looks at the files now and then, and takes a new pair over.
     pub(super) async fn follow(&self) {
-        let mut loaded = self.stamps();
+        let mut loaded = self.first;
         let mut complaint = String::new();
         loop {
             sleep(LOOK).await;
-            let stamps = self.stamps();
+            let stamps = stamps(&self.files);
             if stamps == loaded {
                 continue;
             }
@@ -94,14 +99,16 @@ impl Certificate {
             }
         }
     }
-
-    fn stamps(&self) -> [Option<Stamp>; 2] {
-        [&self.files.certificate_file, &self.files.key_file].map(|path| stamp(path))
-    }
 }
 
 /// What differs between a file and another in its place: when it was changed, its size and number.
 type Stamp = (i64, i64, u64, u64);
+/// Those of the certificate and of the key.
+type Stamps = [Option<Stamp>; 2];
+
+fn stamps(files: &CertificateFiles) -> Stamps {
+    [&files.certificate_file, &files.key_file].map(|path| stamp(path))
+}
 
 fn stamp(path: &Path) -> Option<Stamp> {
     let file = fs::metadata(path).ok()?;
@@ -123,4 +130,36 @@ fn read(files: &CertificateFiles) -> io::Result<CertifiedKey> {
     let provider = ring::default_provider();
     // Also checks that the two belong together.
     CertifiedKey::from_der(chain, private, &provider).map_err(|error| named(key, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use ::tests::{pki::Pki, wait::eventually};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pair_that_comes_before_the_files_are_followed_is_seen() {
+        let top = tempfile::tempdir().unwrap();
+        let (old, new) = (
+            Pki::new(&top.path().join("old")),
+            Pki::new(&top.path().join("new")),
+        );
+        let files = CertificateFiles {
+            certificate_file: old.server_certificate.clone(),
+            key_file: old.server_key.clone(),
+        };
+        let certificate = Arc::new(Certificate::load(files).unwrap());
+        fs::rename(&new.server_certificate, &old.server_certificate).unwrap();
+        fs::rename(&new.server_key, &old.server_key).unwrap();
+        let shown = certificate.current.0.read().unwrap().cert.clone();
+        let followed = Arc::clone(&certificate);
+        let follows = tokio::spawn(async move { followed.follow().await });
+        eventually("the new certificate", Duration::from_secs(60), async || {
+            let current = certificate.current.0.read().unwrap().cert.clone();
+            (current != shown).then_some(())
+        })
+        .await;
+        follows.abort();
+    }
 }
