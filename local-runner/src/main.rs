@@ -1,5 +1,6 @@
 //! Hosts the broker's handlers behind one HTTP port, and runs the cells and the router that they need.
 
+mod blocking;
 mod broker;
 mod cell;
 mod cli;
@@ -81,7 +82,7 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         Command::Broker(file) => {
             let stop = stop_signal()?;
             let config = Config::load(file.config.as_deref())?;
-            broker::BrokerServer::open(config).await?.serve(stop).await;
+            broker::BrokerServer::open(config).await?.serve(stop).await?;
         }
         Command::Cell(file) => {
             let stop = stop_signal()?;

@@ -31,6 +31,10 @@ pub(crate) enum BrokerError {
         /// Why.
         source: std::io::Error,
     },
+    /// What runs beside the port, the reconcile loop or what follows the certificate, has ended. The process must be
+    /// started anew.
+    #[error("a part of the broker has ended")]
+    Part(#[source] std::io::Error),
     /// The certificate cannot be used.
     #[error("the broker's certificate cannot be used")]
     Certificate(#[source] std::io::Error),
@@ -65,13 +69,52 @@ impl BrokerServer {
     }
 
     /// Serves until `stop`; requests that are under way are finished first.
-    pub(crate) async fn serve(self, stop: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// When something that runs beside has ended, which happens by a panic only.
+    pub(crate) async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), BrokerError> {
         let mut beside = JoinSet::new();
         beside.spawn(reconcile_loop::run(self.app.broker.clone()));
         if let Some(certificate) = self.certificate.clone() {
             beside.spawn(async move { certificate.follow().await });
         }
         let router = http::router(&self.app);
-        server::serve(self.listener, self.certificate, router, stop).await;
+        let server = server::serve(self.listener, self.certificate, router, stop);
+        while_nothing_ends(server, beside).await
+    }
+}
+
+/// Serves as long as everything beside goes on.
+async fn while_nothing_ends(
+    server: impl Future<Output = ()>,
+    mut beside: JoinSet<()>,
+) -> Result<(), BrokerError> {
+    let ended = tokio::select! {
+        () = server => return Ok(()),
+        Some(ended) = beside.join_next() => ended,
+    };
+    let source = ended.map_or_else(Into::into, |()| {
+        std::io::Error::other("it ended without a reason")
+    });
+    Err(BrokerError::Part(source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_ends_the_broker_and_one_that_goes_on_does_not() {
+        let mut beside = JoinSet::new();
+        beside.spawn(std::future::pending());
+        while_nothing_ends(std::future::ready(()), beside).await.unwrap();
+
+        let mut beside = JoinSet::new();
+        beside.spawn(std::future::pending());
+        beside.spawn(async { panic!("a bug") });
+        let error = while_nothing_ends(std::future::pending(), beside)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, BrokerError::Part(_)), "{error}");
     }
 }

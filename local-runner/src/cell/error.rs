@@ -80,6 +80,9 @@ pub(crate) enum CellError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A node's task panicked. Its node, and all others, run on; a cell that is started anew adopts them.
+    #[error("a node's task panicked: the cell ends, and leaves its nodes to the next one")]
+    Panicked,
     /// The API's server ended by itself.
     #[error("the cell's API stopped")]
     Serve(#[source] io::Error),

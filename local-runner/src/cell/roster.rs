@@ -1,11 +1,12 @@
 //! The nodes that a cell holds, each with its task.
 //!
-//! **Guarantees.** A node id has one task at most. A retired id is on disk before its node is touched, and is never
+//! **Guarantees.** A node id has one task at most; one that panics is told of ([`Roster::broken`]), never lost in silence. A retired id is on disk before its node is touched, and is never
 //! admitted afterwards, also when both requests come at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use shared::{
     cell_api::{CellStatus, NodeParameters, NodeState, NodeStatus},
     ids::NodeId,
@@ -32,6 +34,7 @@ use super::{
     process,
     refused::Refused,
 };
+use crate::blocking::blocking;
 
 /// How long a DELETE waits for the node to be gone before it answers that it is still going.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,6 +68,7 @@ pub(super) struct Roster {
     admission: tokio::sync::Mutex<()>,
     closing: AtomicBool,
     changed: Notify,
+    broken: Notify,
     /// For tasks, which must not keep the roster alive.
     this: Weak<Self>,
 }
@@ -101,6 +105,7 @@ impl Roster {
             admission: tokio::sync::Mutex::default(),
             closing: AtomicBool::new(false),
             changed: Notify::new(),
+            broken: Notify::new(),
             this: this.clone(),
         })
     }
@@ -171,9 +176,7 @@ impl Roster {
         };
         lock(&self.nodes).insert(node, Arc::new(handle));
         let roster = self.this.clone();
-        let mut tasks = lock(&self.tasks);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(async move {
+        self.stand_by(async move {
             keeper.live().await;
             let removed = *seen.borrow() == Life::Removed;
             if let (true, Some(roster)) = (removed, roster.upgrade()) {
@@ -181,9 +184,27 @@ impl Roster {
                 roster.changed.notify_one();
             }
         });
-        drop(tasks);
         self.changed.notify_one();
         status
+    }
+
+    /// Runs a node's task.
+    pub(super) fn stand_by(&self, life: impl Future<Output = ()> + Send + 'static) {
+        let roster = self.this.clone();
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(async move {
+            // Nothing of the task is used after a panic.
+            let ended = AssertUnwindSafe(life).catch_unwind().await;
+            if let (Err(_), Some(roster)) = (ended, roster.upgrade()) {
+                roster.broken.notify_one();
+            }
+        });
+    }
+
+    /// Waits until a node's task has panicked: nobody looks after that node any more.
+    pub(super) async fn broken(&self) {
+        self.broken.notified().await;
     }
 
     fn handle(&self, node: NodeId) -> Option<Arc<Handle>> {
@@ -383,10 +404,6 @@ impl Roster {
         self.closing.store(true, Ordering::SeqCst);
         lock(&self.tasks).abort_all();
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await?
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -173,7 +173,7 @@ impl Cell {
     /// Serves until it is told to stop, then stops every node cleanly.
     ///
     /// # Errors
-    /// When the API ends by itself; the nodes are stopped then, too.
+    /// When the API ends by itself; the nodes are stopped then, too. When a node's task has panicked; the nodes run on then.
     pub(super) async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), CellError> {
         let ended = {
             let beats = keep_beating(&mut self.heart, &mut self.beat, &self.roster);
@@ -182,6 +182,7 @@ impl Cell {
                 () = stop => None,
                 () = beats => None,
                 ended = self.server.join_next() => ended,
+                () = self.roster.broken() => return Err(CellError::Panicked),
             }
         };
         self.close().await;
@@ -327,5 +328,23 @@ async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster) 
                 next = Instant::now() + BEAT_AGAIN;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::stage::Stage, *};
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_cell() {
+        let stage = Stage::set().await;
+        let settings = stage.settings("/usr/bin/patroni");
+        let mut cell = Cell::open(settings, Arc::<shared::etcd::Etcd>::clone(&stage.store))
+            .await
+            .unwrap();
+        cell.announce().await.unwrap();
+        cell.roster.stand_by(async { panic!("a bug") });
+        let ended = timeout(Duration::from_secs(60), cell.serve(std::future::pending())).await;
+        assert!(matches!(ended, Ok(Err(CellError::Panicked))), "{ended:?}");
     }
 }

@@ -379,8 +379,7 @@ fn start_broker(blueprint: Arc<Blueprint>) -> Component {
         async move {
             let server = BrokerServer::open(blueprint.broker()?).await?;
             ready.with("");
-            server.serve(stop.told()).await;
-            Ok(())
+            Ok(server.serve(stop.told()).await?)
         }
     })
 }
