@@ -21,6 +21,8 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use crate::blocking::blocking;
+
 /// Which process, for certain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
@@ -255,6 +257,16 @@ fn walk(directory: &Path, uid: u32, unseen: impl Fn(io::Error) -> io::Result<boo
     Ok(found)
 }
 
+/// One of these looks at the process table, which takes its time on a busy machine.
+pub(crate) async fn look(
+    directory: &Path,
+    uid: u32,
+    scan: fn(&Path, u32) -> io::Result<Vec<Stat>>,
+) -> io::Result<Vec<Stat>> {
+    let directory = directory.to_owned();
+    blocking(move || scan(&directory, uid)).await
+}
+
 /// Those of the processes in a directory that a Patroni which died left behind half-way: an `initdb` or a
 /// `pg_basebackup` would go on writing below the next one. PostgreSQL itself, and what it started, are not among them.
 fn stragglers(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
@@ -267,7 +279,7 @@ fn stragglers(directory: &Path, uid: u32) -> io::Result<Vec<Stat>> {
 /// Ends what a dead Patroni left behind half-way, but not PostgreSQL.
 pub(crate) async fn clear_stragglers(directory: &Path, uid: u32) -> io::Result<()> {
     for attempt in 0..20 {
-        let left = stragglers(directory, uid)?;
+        let left = look(directory, uid, stragglers).await?;
         if left.is_empty() {
             return Ok(());
         }
@@ -299,10 +311,15 @@ pub(crate) async fn clear(directory: &Path, uid: u32) -> io::Result<()> {
             Signal::KILL
         }
     };
-    end(&tops(directory, uid)?, fast, Duration::from_secs(10)).await?;
-    end(&tops(directory, uid)?, immediate, Duration::from_secs(5)).await?;
+    end(&look(directory, uid, tops).await?, fast, Duration::from_secs(10)).await?;
+    end(
+        &look(directory, uid, tops).await?,
+        immediate,
+        Duration::from_secs(5),
+    )
+    .await?;
     for _ in 0..20 {
-        let left = working_in(directory, uid)?;
+        let left = look(directory, uid, working_in).await?;
         if left.is_empty() {
             return Ok(());
         }
@@ -326,7 +343,7 @@ pub(crate) async fn kill_known(
     let deadline = Instant::now() + bound;
     let mut empty = 0;
     while empty < 2 {
-        let mut left = certainly_working_in(directory, uid)?;
+        let mut left = look(directory, uid, certainly_working_in).await?;
         if left.is_empty() {
             empty += 1;
             continue;

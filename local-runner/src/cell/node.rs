@@ -22,8 +22,11 @@ use super::{
     context::Context,
     directory::{NodeDirectory, NodeFile},
     evidence,
+    failover::Witness,
     judgement::{Identity, Judgement},
+    process::Process,
 };
+use crate::blocking::blocking;
 
 /// How often the record is read for a node in quarantine.
 const CHECK_QUARANTINE: Duration = Duration::from_secs(30);
@@ -74,6 +77,8 @@ pub(super) struct Keeper {
     fresh: Option<Judgement>,
     nofailover: bool,
     child: Option<Child>,
+    /// Whoever holds the node's postmaster, which outlives a Patroni.
+    witness: Witness,
     delay: Duration,
     /// What was wrong last time, so that it is logged once.
     trouble: Option<String>,
@@ -104,6 +109,7 @@ impl Keeper {
     pub(super) fn new(context: Arc<Context>, origin: Origin, wires: Wires) -> Self {
         let id = context.identity(&origin.file.parameters);
         let directory = context.directory.node(id.node);
+        let witness = Witness::new(directory.data(), context.account.uid());
         Self {
             context,
             id,
@@ -117,6 +123,7 @@ impl Keeper {
             fresh: origin.fresh,
             nofailover: false,
             child: None,
+            witness,
             delay: FIRST_DELAY,
             trouble: None,
         }
@@ -149,11 +156,10 @@ impl Keeper {
 
     /// One Patroni process from its start, or its adoption, to its end.
     async fn keep(&mut self) {
-        match self.context.program.running(&self.directory) {
+        match self.running().await {
             Ok(Some(process)) => {
                 tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, "adopted a running Patroni");
-                let witness = self.witness();
-                self.attend(Running::adopted(process, witness)).await;
+                self.attend(Running::adopted(process)).await;
             }
             Ok(None) => {
                 self.show(NodeState::Waiting);
@@ -169,6 +175,12 @@ impl Keeper {
             }
             Err(error) => self.fail("looking for its Patroni", &error).await,
         }
+    }
+
+    /// The node's Patroni, if one runs.
+    async fn running(&self) -> io::Result<Option<Process>> {
+        let (program, directory) = (self.context.program.clone(), self.directory.clone());
+        blocking(move || program.running(&directory)).await
     }
 
     async fn fail(&mut self, doing: &'static str, error: &io::Error) {

@@ -9,6 +9,7 @@ use shared::{
     keyspace,
     store::{Index, Read, Store, StoreError},
 };
+use tokio::time::{Instant, sleep};
 
 use super::{
     super::{
@@ -17,14 +18,18 @@ use super::{
         process::{self, Stat},
     },
     limit,
+    shared_memory::Segment,
     steps::Hands,
     verdict::{Answer, Candidate, Facts, Verdict, prospect, verdict},
 };
+use crate::blocking::blocking;
 
 /// How long processes may take to end by force.
 const END: Duration = Duration::from_secs(2);
 /// How long a member may take to say how it is.
 const ANSWER: Duration = Duration::from_secs(1);
+/// Between two looks at the shared memory of processes that have just ended: the kernel takes it down at once.
+const TAKING_DOWN: Duration = Duration::from_millis(5);
 
 /// A node whose Patroni and postmaster have died.
 pub(super) struct DeadNode {
@@ -40,6 +45,8 @@ pub(super) struct DeadNode {
     pub(super) uid: u32,
     /// What has been left of it.
     pub(super) leftovers: Vec<Stat>,
+    /// Its PostgreSQL's shared memory.
+    pub(super) shared: Segment,
     /// Where it is remembered when its place was given up last.
     pub(super) memory: PathBuf,
     /// How long ago that was.
@@ -50,11 +57,22 @@ pub(super) struct DeadNode {
 
 impl Hands for DeadNode {
     async fn end_processes(&self) -> io::Result<bool> {
-        process::kill_known(&self.leftovers, &self.home, self.uid, END).await
+        let deadline = Instant::now() + END;
+        if !process::kill_known(&self.leftovers, &self.home, self.uid, END).await? {
+            return Ok(false);
+        }
+        while !self.shared.is_left()? {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            sleep(TAKING_DOWN).await;
+        }
+        Ok(true)
     }
 
     async fn nothing_works(&self) -> io::Result<bool> {
-        Ok(process::certainly_working_in(&self.home, self.uid)?.is_empty())
+        let works = process::look(&self.home, self.uid, process::certainly_working_in).await?;
+        Ok(works.is_empty() && self.shared.is_left()?)
     }
 
     async fn judge(&self) -> Result<Verdict, Unreadable> {
@@ -84,7 +102,8 @@ impl Hands for DeadNode {
     }
 
     async fn remember(&self) -> io::Result<()> {
-        limit::remember(&self.memory, self.now)
+        let (memory, now) = (self.memory.clone(), self.now);
+        blocking(move || limit::remember(&memory, now)).await
     }
 
     async fn give_up(&self, index: Index) -> Result<(), StoreError> {

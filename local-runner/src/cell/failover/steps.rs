@@ -4,15 +4,22 @@
 //! ended, and when none was there after it was read either. Whatever fails or is not certain ends the failover, and the node is only started again.
 //! **Caveats.** May be dropped, and may stand still for any time, between any two steps and within each of them.
 
-use std::{fmt, io};
+use std::{
+    fmt, io,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
+};
 
 use shared::store::{Index, StoreError};
+use tokio::time::timeout;
 
 use super::verdict::{Reason, Verdict};
 use crate::cell::evidence::Unreadable;
 
 /// How often the keys may change between looking and deleting.
 const ROUNDS: usize = 5;
+/// How long it may take altogether: longer, and starting the node again is as good.
+const BOUND: Duration = Duration::from_secs(6);
 
 /// What a failover does to the world.
 pub(super) trait Hands: Sync {
@@ -33,6 +40,9 @@ pub(super) trait Hands: Sync {
 pub(super) enum Outcome {
     /// The leader key is gone: replicas take over.
     GivenUp,
+    /// etcd was told to delete the key, and whether it has done so, or will, is not known. It does so only while the key is
+    /// at the index that was read.
+    Unclear(Cause),
     /// The node is only started again.
     Left(Cause),
 }
@@ -70,15 +80,34 @@ impl fmt::Display for Cause {
     }
 }
 
+impl Outcome {
+    /// Whether another try may come to another end: nothing was judged, since something was out of reach.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Unclear(_)
+                | Self::Left(
+                    Cause::Unreadable(_) | Cause::Slow | Cause::Store(StoreError::Unavailable { .. })
+                )
+        )
+    }
+}
+
 /// Carries a failover out, from step 3 on.
 pub(super) async fn carry_out(hands: &impl Hands) -> Outcome {
-    match take(hands).await {
+    let unclear = AtomicBool::new(false);
+    match timeout(BOUND, take(hands, &unclear))
+        .await
+        .unwrap_or(Err(Cause::Slow))
+    {
         Ok(()) => Outcome::GivenUp,
+        Err(cause) if unclear.into_inner() => Outcome::Unclear(cause),
         Err(cause) => Outcome::Left(cause),
     }
 }
 
-async fn take(hands: &impl Hands) -> Result<(), Cause> {
+/// `unclear`: whether a delete was asked for of which the end is not known.
+async fn take(hands: &impl Hands, unclear: &AtomicBool) -> Result<(), Cause> {
     certain(hands.end_processes().await)?;
     for _ in 0..ROUNDS {
         let index = match hands.judge().await.map_err(Cause::Unreadable)? {
@@ -89,10 +118,15 @@ async fn take(hands: &impl Hands) -> Result<(), Cause> {
         // starts it from now on renews the key, which is not at this index then.
         certain(hands.nothing_works().await)?;
         hands.remember().await.map_err(Cause::System)?;
-        match hands.give_up(index).await {
+        let before = unclear.swap(true, SeqCst);
+        let answer = hands.give_up(index).await;
+        if !matches!(answer, Err(StoreError::Ambiguous { .. })) {
+            unclear.store(before, SeqCst);
+        }
+        match answer {
             Ok(()) => return Ok(()),
             // The key was written meanwhile, perhaps by a last word of the dead Patroni that was still under way; or nobody
-            // knows, and the next look tells.
+            // knows, and the next look tells whether it is there still.
             Err(StoreError::Conflict { .. } | StoreError::Ambiguous { .. }) => {}
             Err(error) => return Err(Cause::Store(error)),
         }

@@ -1,178 +1,25 @@
 //! The steps on a real etcd and real processes, standing still before each of them while the world goes on.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-};
+mod scene;
 
-use ::tests::{etcd::EtcdServer, wait::eventually};
-use axum::{Router, routing::get};
-use serde_json::{Value, json};
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use ::tests::wait::eventually;
 use shared::{
-    etcd::Etcd,
-    ids::NodeId,
     keyspace,
-    record::{Failover, Phase},
-    store::{Entry, Index, Read, Store, StoreError},
+    store::{Index, Store, StoreError},
 };
-use tokio::{net::TcpListener, sync::Notify};
-use uuid::Uuid;
+use tokio::{sync::Notify, time::timeout};
 
+use self::scene::{Scene, line, python};
 use super::{
-    super::{account::Account, evidence::Unreadable, fixture, process::certainly_working_in},
+    super::evidence::Unreadable,
     steps::Hands,
     verdict::{Reason, Verdict},
     *,
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const TTL: Option<Duration> = Some(Duration::from_secs(30));
-
-/// A leader that has died on a cell, and a replica elsewhere that could take over.
-struct Scene {
-    etcd: EtcdServer,
-    store: Arc<Etcd>,
-    top: tempfile::TempDir,
-    id: Identity,
-    replica: NodeId,
-    workers: Vec<Child>,
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        for worker in &mut self.workers {
-            let _ = worker.kill();
-            let _ = worker.wait();
-        }
-    }
-}
-
-/// Whom nodes run as here. Root has processes on some machines that even root cannot look at.
-fn uid() -> u32 {
-    Account::choose(None).unwrap().uid()
-}
-
-/// Answers as a replica's Patroni does.
-async fn replica_api() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let status = json!({
-        "state": "running", "role": "replica", "timeline": 1,
-        "xlog": {"received_location": 5000, "replayed_location": 4000, "paused": false},
-    });
-    let status = get(move || std::future::ready(status.to_string()));
-    let app = Router::new().route("/patroni", status);
-    tokio::spawn(async { axum::serve(listener, app).await });
-    address
-}
-
-impl Scene {
-    async fn set() -> Self {
-        let top = tempfile::tempdir().unwrap();
-        fs::set_permissions(top.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::create_dir_all(top.path().join("home/data")).unwrap();
-        let etcd = EtcdServer::start().await;
-        let id = Identity {
-            cell: "c1".parse().unwrap(),
-            instance: "i1".parse().unwrap(),
-            incarnation: Uuid::new_v4().into(),
-            node: Uuid::new_v4().into(),
-        };
-        let scene = Self {
-            store: Arc::new(etcd.client()),
-            etcd,
-            top,
-            id,
-            replica: Uuid::new_v4().into(),
-            workers: Vec::new(),
-        };
-        scene.publish(replica_api().await).await;
-        scene
-    }
-
-    /// What a synchronous cluster of two looks like in etcd.
-    async fn publish(&self, api: SocketAddr) {
-        let mut record = fixture::record(&self.id.instance, self.id.incarnation);
-        record.bootstrapped = true;
-        record.failover = Some(Failover::Promote);
-        for (node, cell) in [(self.id.node, "c1"), (self.replica, "c2")] {
-            let placed = fixture::node(Phase::Running, &cell.parse().unwrap());
-            record.nodes.insert(node, placed);
-        }
-        let key = keyspace::record(&self.id.instance);
-        self.store.set(&key, &record.to_json(), None).await.unwrap();
-        let member = |role: &str| {
-            json!({
-                "conn_url": "postgres://h:1/postgres", "api_url": format!("http://{api}/patroni"), "state": "running",
-                "role": role, "timeline": 1,
-            })
-        };
-        let (own, other) = (self.id.node.to_string(), self.replica.to_string());
-        self.put("config", &json!({"synchronous_mode": true}), None).await;
-        self.put("sync", &json!({"leader": own, "sync_standby": other}), None)
-            .await;
-        self.put("status", &json!({"optime": 5000}), None).await;
-        self.put(&format!("members/{own}"), &member("master"), TTL).await;
-        self.put(&format!("members/{other}"), &member("replica"), TTL)
-            .await;
-        self.lead(&own).await;
-    }
-
-    async fn put(&self, key: &str, value: &Value, ttl: Option<Duration>) {
-        let key = format!("{}/{key}", keyspace::scope(&self.id.instance));
-        self.store.set(&key, &value.to_string(), ttl).await.unwrap();
-    }
-
-    /// Somebody takes, or renews, the leader key.
-    async fn lead(&self, name: &str) {
-        let key = keyspace::leader(&self.id.instance);
-        self.store.set(&key, name, TTL).await.unwrap();
-    }
-
-    async fn leader(&self) -> Option<Entry> {
-        let key = keyspace::leader(&self.id.instance);
-        self.store.get(&key, Read::Quorum).await.unwrap()
-    }
-
-    fn home(&self) -> PathBuf {
-        self.top.path().canonicalize().unwrap().join("home")
-    }
-
-    /// Something begins to work for the node.
-    fn work(&mut self) {
-        let mut command = Command::new("/bin/sleep");
-        command.arg("600").current_dir(self.home().join("data"));
-        Account::choose(None).unwrap().apply(&mut command);
-        self.workers.push(command.stdin(Stdio::null()).spawn().unwrap());
-    }
-
-    fn dead(&self) -> DeadNode {
-        let (memory, now) = (self.memory(), 1_000_000);
-        DeadNode {
-            store: Arc::<Etcd>::clone(&self.store),
-            http: shared::cells::http_client().unwrap(),
-            id: self.id.clone(),
-            home: self.home(),
-            uid: uid(),
-            leftovers: certainly_working_in(&self.home(), uid()).unwrap(),
-            last: limit::elapsed(&memory, now),
-            memory,
-            now,
-        }
-    }
-
-    fn memory(&self) -> PathBuf {
-        self.top.path().join("failover")
-    }
-
-    fn working(&self) -> usize {
-        certainly_working_in(&self.home(), uid()).unwrap().len()
-    }
-}
 
 /// Where a cell stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,8 +29,11 @@ enum Before {
     Looking,
     Remembering,
     Deleting,
+    /// Step 6. The key is gone.
+    Starting,
 }
 
+/// Before the key is deleted.
 const ALL: [Before; 5] = [
     Before::Ending,
     Before::Judging,
@@ -240,7 +90,9 @@ impl Hands for Frozen {
     }
     async fn give_up(&self, index: Index) -> Result<(), StoreError> {
         self.at(Before::Deleting).await;
-        self.node.give_up(index).await
+        let answer = self.node.give_up(index).await;
+        self.at(Before::Starting).await;
+        answer
     }
 }
 
@@ -322,6 +174,97 @@ async fn a_cell_that_stood_still_finds_a_key_that_has_run_out() {
         .await;
         assert!(matches!(outcome, Outcome::Left(_)), "{at:?}: {outcome:?}");
         assert_eq!(scene.leader().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_cell_that_stood_still_after_the_delete_does_nothing_more_to_the_key() {
+    for leads_again in [false, true] {
+        let mut scene = Scene::set().await;
+        let next = if leads_again { scene.id.node } else { scene.replica }.to_string();
+        let outcome = frozen(&mut scene, Before::Starting, async |scene| {
+            assert_eq!(scene.leader().await, None);
+            scene.work();
+            scene.lead(&next).await;
+        })
+        .await;
+        assert!(matches!(outcome, Outcome::GivenUp), "{outcome:?}");
+        assert_eq!(scene.leader().await.unwrap().value, next);
+        assert_eq!(scene.working(), 1, "it goes on");
+    }
+}
+
+/// A backend can have left the data directory: it is not found there, and could confirm commits all the same.
+#[tokio::test]
+async fn whoever_has_the_servers_memory_attached_keeps_the_place() {
+    let mut scene = Scene::set().await;
+    let attach = format!(
+        "assert libc.shmat({}, None, 0) + 1\nprint(1, flush=True)\ntime.sleep(600)",
+        scene.shared.id
+    );
+    let mut backend = python(&attach);
+    assert_eq!(line(&mut backend), "1");
+    scene.workers.push(backend);
+    assert_eq!(scene.working(), 0);
+    let outcome = carry_out(&scene.dead()).await;
+    assert!(matches!(outcome, Outcome::Left(Cause::Uncertain)), "{outcome:?}");
+    assert!(scene.leader().await.is_some());
+    assert!(!scene.dead().nothing_works().await.unwrap());
+
+    scene.workers[0].kill().unwrap();
+    scene.workers[0].wait().unwrap();
+    let outcome = carry_out(&scene.dead()).await;
+    assert!(matches!(outcome, Outcome::GivenUp), "{outcome:?}");
+}
+
+/// Whoever starts PostgreSQL anew removes the old segment, and can have done so before it is looked at.
+#[tokio::test]
+async fn a_servers_memory_that_is_gone_is_not_certain() {
+    let scene = Scene::set().await;
+    let mut node = scene.dead();
+    node.shared.creator += 1;
+    let outcome = carry_out(&node).await;
+    assert!(matches!(outcome, Outcome::Left(Cause::Uncertain)), "{outcome:?}");
+    assert!(scene.leader().await.is_some());
+}
+
+/// etcd has done what it was told, or not, and its answer is lost.
+struct Deaf {
+    node: DeadNode,
+    arrives: bool,
+}
+
+impl Hands for Deaf {
+    async fn end_processes(&self) -> std::io::Result<bool> {
+        self.node.end_processes().await
+    }
+    async fn nothing_works(&self) -> std::io::Result<bool> {
+        self.node.nothing_works().await
+    }
+    async fn judge(&self) -> Result<Verdict, Unreadable> {
+        self.node.judge().await
+    }
+    async fn remember(&self) -> std::io::Result<()> {
+        self.node.remember().await
+    }
+    async fn give_up(&self, index: Index) -> Result<(), StoreError> {
+        if self.arrives {
+            self.node.give_up(index).await?;
+        }
+        let (key, reason) = ("leader".to_owned(), "no answer".to_owned());
+        Err(StoreError::Ambiguous { key, reason })
+    }
+}
+
+#[tokio::test]
+async fn a_delete_without_an_answer_is_never_called_undone() {
+    for arrives in [true, false] {
+        let scene = Scene::set().await;
+        let node = scene.dead();
+        let outcome = carry_out(&Deaf { node, arrives }).await;
+        assert!(matches!(outcome, Outcome::Unclear(_)), "{outcome:?}");
+        assert!(outcome.is_passing());
+        assert_eq!(scene.leader().await.is_none(), arrives);
     }
 }
 

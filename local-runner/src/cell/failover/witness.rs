@@ -1,8 +1,8 @@
 //! A node's postmaster, held by its process descriptor while it runs, so that its death is certain when it comes.
 //!
 //! **Guarantees.** [`Fate::Killed`] is said only of a postmaster that was held while it was alive: the one that its pid
-//! file named then and names still, of the node's user, in the node's data directory and in the cell's own PID namespace.
-//! One that was started but never seen alive by this cell is [`Fate::Unknown`].
+//! file named then and names still, of the node's user, in the node's data directory and in the cell's own PID namespace,
+//! and only until that death is settled. One that was started but never seen alive by this cell is [`Fate::Unknown`].
 //! **Source.** PostgreSQL's documentation ("Database File Layout"): `postmaster.pid` begins with the postmaster's number
 //! and is removed by a shutdown, also by an immediate one.
 
@@ -15,7 +15,10 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::super::process::{Process, ProcessId};
+use super::{
+    super::process::{Process, ProcessId},
+    shared_memory::Segment,
+};
 
 /// How often the pid file is read while no postmaster that lives is held.
 const LOOK: Duration = Duration::from_millis(500);
@@ -77,14 +80,28 @@ impl Witness {
             return Fate::Unknown;
         };
         let named = named_by(&self.data) == Some(process.id().pid);
-        match process.id().is_alive() {
-            Ok(true) => Fate::Alive,
-            Ok(false) if named => Fate::Killed,
-            Ok(false) | Err(_) => Fate::Unknown,
+        match ProcessId::of(process.id().pid) {
+            Ok(Some(id)) if id == *process.id() => Fate::Alive,
+            Ok(None) if named => Fate::Killed,
+            // Another process was given its number, perhaps another postmaster.
+            Ok(_) | Err(_) => Fate::Unknown,
         }
     }
 
-    fn look(&mut self) {
+    /// The shared memory of the postmaster that is held, while the pid file names both.
+    pub(super) fn memory(&self) -> Option<Segment> {
+        let segment = Segment::named_by(&pid_file(&self.data)?)?;
+        let held = self.held.as_ref()?.id().pid;
+        (segment.creator == held).then_some(segment)
+    }
+
+    /// Everything was done that follows from the death of the postmaster that was held.
+    pub(in super::super) fn settle(&mut self) {
+        self.held = None;
+    }
+
+    /// Takes hold of the postmaster that runs, if one does.
+    pub(in super::super) fn look(&mut self) {
         if let Ok(Some(process)) = self.find() {
             self.held = Some(process);
         }
@@ -111,8 +128,11 @@ impl Witness {
 
 /// The number in the first line of a pid file.
 fn named_by(data: &Path) -> Option<i32> {
-    let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
-    text.lines().next()?.trim().parse().ok()
+    pid_file(data)?.lines().next()?.trim().parse().ok()
+}
+
+fn pid_file(data: &Path) -> Option<String> {
+    fs::read_to_string(data.join("postmaster.pid")).ok()
 }
 
 #[cfg(test)]
@@ -169,8 +189,9 @@ mod tests {
         let mut scene = Scene::new();
         let pid = scene.start(&scene.data());
         scene.name(pid);
-        let witness = scene.witness();
+        let mut witness = scene.witness();
         assert_eq!(witness.fate(), Fate::Alive);
+        assert_eq!(witness.memory(), None, "it has made none yet");
         scene.children[0].kill().unwrap();
         tokio::time::timeout(Duration::from_secs(20), witness.ended())
             .await
@@ -178,8 +199,21 @@ mod tests {
         assert_eq!(witness.fate(), Fate::Killed, "a zombie has ended");
         scene.children[0].wait().unwrap();
         assert_eq!(witness.fate(), Fate::Killed);
+        witness.look();
+        assert_eq!(witness.fate(), Fate::Killed, "nobody has taken its place");
+        let memory = |pid| format!("{pid}\n/x\n1\n2\n/r\nh\n 17 4\n");
+        fs::write(scene.data().join("postmaster.pid"), memory(pid)).unwrap();
+        let creator = i32::try_from(pid).unwrap();
+        assert_eq!(witness.memory(), Some(Segment { id: 4, creator }));
+        fs::write(scene.data().join("postmaster.pid"), memory(1)).unwrap();
+        assert_eq!((witness.memory(), witness.fate()), (None, Fate::Unknown));
+        scene.name(pid);
+        assert_eq!(witness.fate(), Fate::Killed);
         fs::remove_file(scene.data().join("postmaster.pid")).unwrap();
         assert_eq!(witness.fate(), Fate::Unknown, "it was shut down");
+        scene.name(pid);
+        witness.settle();
+        assert_eq!(witness.fate(), Fate::Unknown, "that is over");
     }
 
     #[tokio::test]

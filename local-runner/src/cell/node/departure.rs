@@ -36,7 +36,7 @@ impl Keeper {
 
     /// Stops everything that works for the node, cleanly if that is possible in time.
     async fn stop(&mut self, bound: Duration) -> io::Result<()> {
-        if let Some(process) = self.context.program.running(&self.directory)? {
+        if let Some(process) = self.running().await? {
             process.signal(Signal::TERM)?;
             if !process.ended_within(bound).await {
                 tracing::warn!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, "Patroni did not stop within {} s; it is killed", bound.as_secs());
@@ -44,6 +44,8 @@ impl Keeper {
                 process.ended_within(Duration::from_secs(10)).await;
             }
         }
+        // Whatever ends from here on was told to, by force too.
+        self.witness.settle();
         // Also what a paused Patroni leaves running, and what a dead one left behind.
         process::clear(&self.directory.home(), self.context.account.uid()).await?;
         if let Some(mut child) = self.child.take() {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     super::{
-        failover::{self, Witness},
+        failover,
         judgement::Judgement,
         patroni_yaml::Configuration,
         process::{self, Process},
@@ -33,7 +33,6 @@ const CHECK: Duration = Duration::from_secs(10);
 /// A Patroni that runs.
 pub(super) struct Running {
     process: Process,
-    witness: Witness,
     since: Instant,
     /// It may not know yet what its configuration file says.
     reload_due: bool,
@@ -48,10 +47,9 @@ enum Woken {
 
 impl Running {
     /// One that was found running: whether it knows its configuration file as it is now is not certain.
-    pub(super) fn adopted(process: Process, witness: Witness) -> Self {
+    pub(super) fn adopted(process: Process) -> Self {
         Self {
             process,
-            witness,
             since: Instant::now(),
             reload_due: true,
         }
@@ -64,25 +62,22 @@ impl Keeper {
         if let Err(error) = self.prepare().await {
             return self.fail("preparing the start of its Patroni", &error).await;
         }
+        // PostgreSQL may have gone on without Patroni, and have been killed since it was looked at last.
+        if self.give_up_place().await.is_none() {
+            return;
+        }
         let (process, child) = match self.context.program.start(&self.directory) {
             Ok(started) => started,
             Err(error) => return self.fail("starting its Patroni", &error).await,
         };
         tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, address = self.address(), "started Patroni");
         self.child = Some(child);
-        let witness = self.witness();
         self.attend(Running {
             process,
-            witness,
             since: Instant::now(),
             reload_due: false,
         })
         .await;
-    }
-
-    /// Whoever holds the node's postmaster.
-    pub(super) fn witness(&self) -> Witness {
-        Witness::new(self.directory.data(), self.context.account.uid())
     }
 
     /// Everything that must be in place before Patroni starts.
@@ -90,7 +85,7 @@ impl Keeper {
         let (home, uid) = (self.directory.home(), self.context.account.uid());
         process::clear_stragglers(&home, uid).await?;
         let address = self.context.settings.address;
-        let postgresql_runs = !process::working_in(&home, uid)?.is_empty();
+        let postgresql_runs = !process::look(&home, uid, process::working_in).await?.is_empty();
         if !postgresql_runs && !self.file.ports.is_free(address) {
             let first = self.context.settings.first_port;
             let pair = self
@@ -132,6 +127,7 @@ impl Keeper {
     /// Stands by a running Patroni until it has ended, or must end.
     pub(super) async fn attend(&mut self, mut running: Running) {
         self.show(NodeState::Running);
+        self.witness.look();
         let mut registration = Instant::now();
         let mut check = Instant::now() + CHECK;
         loop {
@@ -141,7 +137,7 @@ impl Keeper {
             }
             let woken = tokio::select! {
                 _ = running.process.ended() => Woken::Ended,
-                () = running.witness.tend() => continue,
+                () = self.witness.tend() => continue,
                 _ = self.orders.changed() => Woken::Order,
                 () = self.nudge.notified() => Woken::Check,
                 () = sleep_until(check.min(registration)) => Woken::Check,
@@ -215,17 +211,24 @@ impl Keeper {
             "Patroni died; starting it again in {} s", self.delay.as_secs()
         );
         self.delay = (self.delay * 2).min(LAST_DELAY);
-        // It may have been killed a moment before PostgreSQL is.
+        // It may have been killed a moment before PostgreSQL is. Later than this, that is seen when Patroni is started.
         tokio::select! {
-            () = running.witness.ended() => {}
+            () = self.witness.ended() => {
+                if self.give_up_place().await.is_some() {
+                    self.pause(restart.saturating_duration_since(Instant::now())).await;
+                }
+            }
             () = sleep_until(restart) => {}
-            _ = self.orders.changed() => return,
+            _ = self.orders.changed() => {}
             () = self.nudge.notified() => {}
         }
-        let attempt = failover::attempt(&self.context, &self.id, &self.directory, &running.witness);
-        unless_ordered(&self.orders, attempt).await;
-        self.pause(restart.saturating_duration_since(Instant::now()))
-            .await;
+    }
+
+    /// Lets a replica take over at once, if PostgreSQL was killed and that is right; `None` when the node was told something
+    /// meanwhile.
+    async fn give_up_place(&mut self) -> Option<()> {
+        let attempt = failover::attempt(&self.context, &self.id, &self.directory, &mut self.witness);
+        unless_ordered(&self.orders, attempt).await
     }
 }
 
