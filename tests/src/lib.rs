@@ -27,6 +27,7 @@ pub mod osb;
 pub mod patroni;
 pub mod pki;
 pub mod ports;
+pub mod prober;
 pub mod processes;
 pub mod proxy;
 pub mod psql;

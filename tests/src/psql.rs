@@ -58,6 +58,15 @@ impl Session {
         Ok(self.client.query_one(&query, &[]).await?.get(0))
     }
 
+    /// The same for a value that may be null.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn ask_maybe(&self, query: &str) -> Result<Option<String>, Error> {
+        let query = format!("SELECT ({query})::text");
+        Ok(self.client.query_one(&query, &[]).await?.get(0))
+    }
+
     /// Waits until the server, or whoever is between, has ended the session.
     ///
     /// # Panics

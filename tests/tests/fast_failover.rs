@@ -1,4 +1,5 @@
-//! A leader's processes are killed while its cell lives: clients wait a fraction of the ttl, and nothing acknowledged is lost.
+//! A leader's processes are killed while its cell lives: clients wait a fraction of the ttl, nothing acknowledged is lost, and no
+//! two nodes are primaries at once, whoever asks them directly.
 //! `FAILOVER_KILLS` says how often each version's leaders are killed, 3 times without it.
 
 #![allow(
@@ -20,6 +21,7 @@ use tests::{
     instance::{Instance, Leader},
     osb::{OPERATION, OTHER_PLAN},
     patroni::Patroni,
+    prober::Prober,
     processes::Process,
     psql::Session,
     stack::{Options, Stack},
@@ -84,6 +86,7 @@ async fn leaders_are_killed(patroni: Patroni) {
     let mut stack = stack(&["z1", "z2", "z3"], patroni).await;
     let instance = Instance::make(&mut stack, OTHER_PLAN, 3).await;
     let writer = Writer::start(&instance.credentials).await;
+    let prober = Prober::start(&instance).await;
     let visitor = Visitor::start(&instance.credentials);
     let mut outages = Vec::new();
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
@@ -110,13 +113,15 @@ async fn leaders_are_killed(patroni: Patroni) {
     }
     outages.sort_unstable();
     println!(
-        "{patroni:?}: median {:?} of {}",
+        "{patroni:?}: median {:?}, longest {:?} of {}",
         outages[outages.len() / 2],
+        outages[outages.len() - 1],
         outages.len()
     );
     let visits = visitor.visits();
     drop(visitor);
     nothing_is_lost(writer).await;
+    one_at_a_time(&prober, 2);
     assert_eq!(visits.in_recovery, 0, "sessions at a server in recovery");
 }
 
@@ -130,6 +135,14 @@ async fn nothing_is_lost(writer: Writer) {
     );
     assert_eq!(lost, Vec::<i64>::new());
     assert_eq!(account.in_recovery, 0, "sessions at a server in recovery");
+}
+
+/// Asserts that so many nodes at least have been primaries, and never two at once.
+fn one_at_a_time(prober: &Prober, nodes: usize) {
+    let answers = prober.answers();
+    println!("{} answers of {} primaries", answers.0.len(), answers.nodes());
+    assert_eq!(answers.doubled(), []);
+    assert!(answers.nodes() >= nodes, "primaries that were asked");
 }
 
 /// What the command lines of a node's processes say, and whether that is Patroni or the postmaster.
@@ -169,6 +182,7 @@ async fn processes_are_killed_one_by_one_and_in_combinations() {
     let mut stack = stack(&["z1", "z2"], Patroni::Distribution).await;
     let instance = Instance::make(&mut stack, OTHER_PLAN, 2).await;
     let writer = Writer::start(&instance.credentials).await;
+    let prober = Prober::start(&instance).await;
     for victim in SINGLE {
         let leader = instance.stands(1, true).await;
         writer.goes_on(10).await;
@@ -234,6 +248,7 @@ async fn processes_are_killed_one_by_one_and_in_combinations() {
     writer.goes_on(10).await;
     instance.leader(Some(&next)).await;
     nothing_is_lost(writer).await;
+    one_at_a_time(&prober, 2);
 }
 
 /// Kills one process, and waits until there is another in its place; answers the postmaster.
@@ -250,12 +265,14 @@ async fn kill_one(instance: &Instance<'_>, leader: &Leader, victim: &str) -> Pro
     postmaster
 }
 
-/// The cell stands still from before the death until another node leads.
+/// The cell stands still from before the death until another node leads, and another time from the delete on (step 6). What
+/// lies between is tried in the cell's own tests, at each step.
 #[tokio::test]
 async fn a_cell_that_stands_still_meanwhile_finds_another_leader() {
     let mut stack = stack(&["z1", "z2"], Patroni::Distribution).await;
     let instance = Instance::make(&mut stack, OTHER_PLAN, 2).await;
     let writer = Writer::start(&instance.credentials).await;
+    let prober = Prober::start(&instance).await;
     let leader = instance.stands(1, true).await;
     let cell = instance.cell_of(&leader.name);
     writer.goes_on(10).await;
@@ -267,7 +284,20 @@ async fn a_cell_that_stands_still_meanwhile_finds_another_leader() {
     instance.stack.cells[cell].server.resume();
     writer.goes_on(10).await;
     assert_eq!(instance.stands(1, true).await, next);
+
+    // It stands still after the key is gone, before it starts Patroni again.
+    let cell = instance.cell_of(&next.name);
+    let mut key = KeyWatch::begin(&instance);
+    instance.kill(&next.name);
+    assert!(!key.ends().await, "nobody waited for the ttl");
+    instance.stack.cells[cell].server.pause();
+    let last = instance.leader(Some(&next)).await;
+    writer.goes_on(10).await;
+    assert_eq!(instance.processes_of(&next.name), [], "nobody started it");
+    instance.stack.cells[cell].server.resume();
+    assert_eq!(instance.stands(1, true).await, last);
     nothing_is_lost(writer).await;
+    one_at_a_time(&prober, 2);
 }
 
 /// Waits until a cell says why it only starts a node again.
@@ -302,6 +332,7 @@ async fn where_it_is_not_right_the_node_is_only_started_again() {
     }
     let instance = Instance::make(&mut stack, OTHER_PLAN, 2).await;
     let writer = Writer::start(&instance.credentials).await;
+    let prober = Prober::start(&instance).await;
     let leader = instance.stands(1, true).await;
     writer.goes_on(10).await;
 
@@ -312,7 +343,7 @@ async fn where_it_is_not_right_the_node_is_only_started_again() {
     pause(&instance, Value::Null).await;
     writer.goes_on(10).await;
 
-    // etcd is away: whatever becomes of the key, no node is started, and nothing is lost.
+    // etcd is away, and back before the key has run out: what could not be judged is judged then.
     let leader = instance.stands(1, true).await;
     writer.goes_on(10).await;
     let (cell, processes) = (
@@ -323,9 +354,11 @@ async fn where_it_is_not_right_the_node_is_only_started_again() {
     processes.iter().for_each(Process::kill);
     is_only_started_again(&instance, cell, "etcd is unavailable").await;
     instance.stack.etcd.restart().await;
+    instance.leader(Some(&leader)).await;
     writer.goes_on(10).await;
     instance.stands(1, true).await;
     nothing_is_lost(writer).await;
+    one_at_a_time(&prober, 2);
 }
 
 /// Pauses Patroni, or lets it go on: by its configuration in etcd, as `patronictl` does.
