@@ -32,6 +32,11 @@ use crate::{
 const VERSION: &str = "X-Broker-API-Version";
 const REQUEST_IDENTITY: &str = "X-Broker-API-Request-Identity";
 
+/// How much of a client's header or id is logged, in bytes.
+const LOGGED: usize = 256;
+/// How much of a reason is logged, in bytes: it may repeat what the client sent.
+const LOGGED_REASON: usize = 2048;
+
 /// The newest version that this broker speaks, for clients that name none (lenient posture).
 pub const NEWEST_MINOR: u16 = shared::catalog::NEWEST_MINOR;
 
@@ -88,38 +93,40 @@ fn log(head: &Parts, path: &str, response: &Response<Body>, error: Option<&Error
     let status = response.status().as_u16();
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     let parameters = head.path_parameters();
-    let instance = parameters.first("instance_id");
-    let binding = parameters.first("binding_id");
-    let identity = request::header(&head.headers, request::ORIGINATING_IDENTITY);
-    let request_id = request::header(&head.headers, REQUEST_IDENTITY);
+    let instance = parameters.first("instance_id").map(|text| cut(text, LOGGED));
+    let binding = parameters.first("binding_id").map(|text| cut(text, LOGGED));
+    let identity =
+        request::header(&head.headers, request::ORIGINATING_IDENTITY).map(|text| cut(text, LOGGED));
+    let request_id = request::header(&head.headers, REQUEST_IDENTITY).map(|text| cut(text, LOGGED));
     let reason = error.map(chain);
-    if error.is_some_and(|error| error.answer().alarming) {
-        tracing::error!(
-            method,
-            path,
-            status,
-            duration_ms,
-            instance,
-            binding,
-            identity,
-            request_id,
-            reason,
-            "request"
-        );
-    } else {
-        tracing::info!(
-            method,
-            path,
-            status,
-            duration_ms,
-            instance,
-            binding,
-            identity,
-            request_id,
-            reason,
-            "request"
-        );
+    let reason = reason.as_deref().map(|text| cut(text, LOGGED_REASON));
+    // The level is a part of where an event is in the source.
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                method,
+                path,
+                status,
+                duration_ms,
+                instance,
+                binding,
+                identity,
+                request_id,
+                reason,
+                "request"
+            )
+        };
     }
+    if error.is_some_and(|error| error.answer().alarming) {
+        line!(error);
+    } else {
+        line!(info);
+    }
+}
+
+/// The first bytes of a text, at most so many.
+fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
 }
 
 /// An error with all its sources.

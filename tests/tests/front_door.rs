@@ -10,6 +10,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    future::pending,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -22,9 +23,9 @@ use tests::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     task::spawn_blocking,
-    time::timeout,
+    time::{interval, timeout},
 };
 use ureq::{
     Agent,
@@ -94,6 +95,15 @@ impl Broker {
         String::from_utf8(answer).unwrap()
     }
 
+    /// A good request for the catalog.
+    fn catalog(&self) -> String {
+        let mut head = "GET /v2/catalog HTTP/1.1\r\nhost: broker\r\n".to_owned();
+        for (name, value) in self.headers() {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head + "\r\n"
+    }
+
     /// The head of a provision that announces so long a body.
     fn head(&self, headers: &[(&str, String)], length: usize) -> String {
         let mut head =
@@ -108,6 +118,7 @@ impl Broker {
 #[tokio::test]
 async fn a_slow_client_holds_nothing() {
     let broker = &Broker::start(&[]).await;
+    let catalog = broker.catalog();
     let half_a_body = broker.head(&broker.headers(), 100) + "{";
     // All at once: each waits for the broker to lose its patience.
     let (nothing, half_a_line, half_a_head, body, idle) = tokio::join!(
@@ -115,7 +126,7 @@ async fn a_slow_client_holds_nothing() {
         broker.send_half("GET /v2/cat"),
         broker.send_half("GET /v2/catalog HTTP/1.1\r\nhost: broker\r\n"),
         broker.send_half(&half_a_body),
-        broker.send_half("GET /v2/nothing HTTP/1.1\r\nhost: broker\r\n\r\n"),
+        broker.send_half(&catalog),
     );
     for silent in [nothing, half_a_line, half_a_head] {
         assert!(
@@ -125,7 +136,40 @@ async fn a_slow_client_holds_nothing() {
     }
     assert!(body.starts_with("HTTP/1.1 408"), "{body}");
     assert!(body.contains("did not arrive in time"), "{body}");
-    assert!(idle.starts_with("HTTP/1.1 401"), "{idle}");
+    assert!(idle.starts_with("HTTP/1.1 200"), "{idle}");
+}
+
+/// Sends requests, and reads what is answered byte by byte, or not at all; returns when the broker has ended the connection.
+async fn ask_without_end(broker: &Broker, reads: bool) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(broker.address).await.unwrap();
+    let (mut answers, mut requests) = stream.into_split();
+    let request = broker.catalog();
+    let ask = async { while requests.write_all(request.as_bytes()).await.is_ok() {} };
+    let listen = async {
+        let mut pace = interval(Duration::from_millis(50));
+        while reads && answers.read_u8().await.is_ok() {
+            pace.tick().await;
+        }
+        // Whoever asks sees the end.
+        pending::<()>().await;
+    };
+    let ended = async {
+        tokio::select! {
+            () = ask => {}
+            () = listen => {}
+        }
+    };
+    let ended = timeout(LONG, ended).await;
+    ended.expect("the broker ends a connection whose client does not take its answers");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_nothing() {
+    let broker = &Broker::start(&[]).await;
+    tokio::join!(ask_without_end(broker, false), ask_without_end(broker, true));
+    assert_eq!(broker.get("/v2/catalog", &broker.headers()).await.status, 200);
 }
 
 #[tokio::test]
@@ -144,9 +188,15 @@ async fn nothing_is_read_from_strangers_and_not_much_from_anybody() {
         head += &format!("{name}: {value}\r\n");
     }
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
-    let endless = head + "transfer-encoding: chunked\r\n\r\n" + &chunk.repeat(16) + "1\r\nx\r\n";
+    let endless = head.clone() + "transfer-encoding: chunked\r\n\r\n" + &chunk.repeat(16) + "1\r\nx\r\n";
     let endless = broker.send_half(&endless).await;
     assert!(endless.starts_with("HTTP/1.1 413"), "{endless}");
+
+    // One that is no body at all is not called large.
+    let broken = head + "transfer-encoding: chunked\r\n\r\nnot a length\r\n";
+    let broken = broker.send_half(&broken).await;
+    assert!(broken.starts_with("HTTP/1.1 400"), "{broken}");
+    assert!(broken.contains("cannot be read as a whole"), "{broken}");
 
     let mut headers = broker.headers();
     headers.push(("x-broker-api-originating-identity", "x".repeat(1_000_000)));
@@ -182,11 +232,42 @@ async fn every_refusal_of_the_port_is_like_those_of_the_handlers() {
         );
         assert!(answer.text.ends_with("}\n"), "{}", answer.text);
     }
+    // Whoever guesses makes a connection for each guess. Nobody asked for that here.
+    let guess = broker
+        .send_half("GET /v2/catalog HTTP/1.1\r\nhost: broker\r\n\r\n")
+        .await;
+    assert!(guess.contains("\r\nconnection: close\r\n"), "{guess}");
     let log = broker.log();
     assert!(
         log.contains("\"status\":404") || log.contains("status=404"),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn what_clients_send_is_cut_in_the_log() {
+    let broker = Broker::start(&[]).await;
+    let mut headers = broker.headers();
+    headers.push(("x-broker-api-request-identity", "r".repeat(2000)));
+    headers.push(("x-broker-api-originating-identity", "o".repeat(2000)));
+    let path = format!(
+        "/v2/service_instances/{}/service_bindings/{}",
+        "i".repeat(2000),
+        "b".repeat(2000)
+    );
+    let answer = broker.get(&path, &headers).await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    assert!(answer.text.contains(&"r".repeat(2000)), "{}", answer.text);
+    let body = format!("{{\"parameters\": \"{}\"}}", "s".repeat(9000));
+    let good = broker.headers();
+    let put = raw::request(broker.address, "PUT", "/v2/service_instances/x", &good, &body).await;
+    assert_eq!(put.status, 400, "{}", put.text);
+    let log = broker.log();
+    for letter in ["r", "o", "i", "b"] {
+        assert!(log.contains(&letter.repeat(256)), "{log}");
+        assert!(!log.contains(&letter.repeat(257)), "{log}");
+    }
+    assert!(!log.contains(&"s".repeat(2049)), "{log}");
 }
 
 #[tokio::test]

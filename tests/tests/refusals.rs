@@ -62,13 +62,7 @@ fn word(answer: &Answer) -> &str {
 async fn requests_that_break_the_rules() {
     let stack = stack().await;
     let osb = &stack.osb();
-    credentials_come_before_the_version(&stack, osb).await;
-    versions(&stack, osb).await;
-    bodies(&stack, osb).await;
-    node_counts(&stack, osb).await;
-    operations_that_cannot_wait(&stack, osb).await;
-    ids(&stack, osb).await;
-    what_is_not_there(&stack, osb).await;
+    what_handlers_refuse(&stack, osb).await;
     refused(&stack, osb.request(Method::GET, "/v2/nothing"), 404, "endpoint").await;
     refused(&stack, osb.request(Method::POST, "/v2/catalog"), 405, "method").await;
 }
@@ -81,15 +75,18 @@ async fn functions_refuse_what_breaks_the_rules() {
     let logs = stack.directory().join("logs");
     for format in Format::ALL {
         let gateway = Gateway::start(format, &variables, &logs).await;
-        let osb = &Osb::new(gateway.url());
-        credentials_come_before_the_version(&stack, osb).await;
-        versions(&stack, osb).await;
-        bodies(&stack, osb).await;
-        node_counts(&stack, osb).await;
-        operations_that_cannot_wait(&stack, osb).await;
-        ids(&stack, osb).await;
-        what_is_not_there(&stack, osb).await;
+        what_handlers_refuse(&stack, &Osb::new(gateway.url())).await;
     }
+}
+
+async fn what_handlers_refuse(stack: &Stack, osb: &Osb) {
+    credentials_come_before_the_version(stack, osb).await;
+    versions(stack, osb).await;
+    bodies(stack, osb).await;
+    node_counts(stack, osb).await;
+    operations_that_cannot_wait(stack, osb).await;
+    ids(stack, osb).await;
+    what_is_not_there(stack, osb).await;
 }
 
 async fn credentials_come_before_the_version(stack: &Stack, osb: &Osb) {

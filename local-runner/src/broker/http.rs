@@ -6,7 +6,7 @@ use axum::{
     Router,
     body::{self, Body as HttpBody, HttpBody as _},
     extract::{RawPathParams, Request as HttpRequest},
-    http::Method,
+    http::{HeaderValue, Method, StatusCode, header},
     response::Response as HttpResponse,
     routing::{MethodFilter, on},
 };
@@ -15,6 +15,7 @@ use handlers::{
     front_door,
     routes::{self, Route},
 };
+use http_body_util::LengthLimitError;
 use lambda_http::{Body, RequestExt, Response};
 use shared::error::Error;
 use tokio::time::timeout;
@@ -72,15 +73,31 @@ async fn read(content: HttpBody) -> Result<Body, Error> {
     }
     match timeout(BODY_TIME, body::to_bytes(content, BODY_LIMIT)).await {
         Ok(Ok(bytes)) => Ok(Body::Binary(bytes.to_vec())),
-        Ok(Err(_)) => Err(too_large()),
+        Ok(Err(error)) if is_too_large(&error) => Err(too_large()),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a request body could not be read");
+            Err(Error::BadRequest(
+                "the request body cannot be read as a whole".to_owned(),
+            ))
+        }
         Err(_) => Err(Error::TooSlow),
     }
 }
 
+fn is_too_large(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<LengthLimitError>())
+}
+
 fn write(response: Response<Body>) -> HttpResponse {
-    response.map(|content| match content {
+    let mut response = response.map(|content| match content {
         Body::Text(text) => HttpBody::from(text),
         Body::Binary(bytes) => HttpBody::from(bytes),
         _ => HttpBody::empty(),
-    })
+    });
+    // A stranger who guesses makes a connection for each guess.
+    if response.status() == StatusCode::UNAUTHORIZED {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }

@@ -6,6 +6,7 @@
 mod http;
 mod reconcile_loop;
 mod server;
+mod taken;
 mod tls;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -1,7 +1,7 @@
 //! The HTTP port: connections, and how long each may take.
 //!
-//! **Guarantees.** A client that sends slowly, or nothing, holds a connection for seconds and nothing else; connections
-//! beyond the limit wait until one is free. When the broker is told to stop, requests that are under way are finished first.
+//! **Guarantees.** A client that sends slowly or nothing, or does not read what it is answered, holds a connection for
+//! seconds and nothing else; connections beyond the limit wait until one is free. When the broker is told to stop, requests that are under way are finished first.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,11 +19,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::tls::Certificate;
+use super::{taken::Taken, tls::Certificate};
 
 /// How long a client may take for a TLS handshake, and for the head of a request, the first as well as the next one on a
 /// connection.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a client may take to receive what it is answered, once that has to wait for it.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// The largest head of a request.
 const HEAD_LIMIT: usize = 64 * 1024;
 /// How many connections may be open at once.
@@ -84,6 +86,7 @@ async fn connection(
     router: Router,
     stopped: watch::Receiver<bool>,
 ) {
+    let stream = Taken::new(stream, ANSWER_TIME);
     let Some(certificate) = certificate else {
         return requests(stream, router, stopped).await;
     };

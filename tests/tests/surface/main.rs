@@ -50,16 +50,7 @@ async fn every_row_comes_out_as_it_says() {
         let (before, operation) = (stage.content(), stage.operation.clone());
         let answer = stage.ask(&row.request).await;
         let changed = stage.content() != before;
-        let mut wrong = row.expected.differences(&answer, operation.as_deref());
-        wrong.extend(rules::broken(&row.request, &answer, changed));
-        wrong.extend(document.objections(&row.request, &answer));
-        if !wrong.is_empty() {
-            failures.push(format!(
-                "{row}\n  {}\n  {}",
-                wrong.join("\n  "),
-                answer.text.trim()
-            ));
-        }
+        failures.extend(row.failure(&document, &answer, operation.as_deref(), changed));
     }
     report(&failures, table.rows.len());
 }

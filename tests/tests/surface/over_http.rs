@@ -7,7 +7,7 @@ use tests::{
     stack::{Options, Stack},
 };
 
-use crate::{answer::Answer, openapi::Document, request::Request, rules, stage::CONFIGURATION, table::Row};
+use crate::{answer::Answer, openapi::Document, request::Request, stage::CONFIGURATION, table::Row};
 
 /// What does not come out as it says.
 pub(crate) async fn failures(rows: &[&Row], document: &Document) -> Vec<String> {
@@ -22,16 +22,7 @@ pub(crate) async fn failures(rows: &[&Row], document: &Document) -> Vec<String> 
             .without_markers_of_nothing()
             .changes_since(&before)
             .is_empty();
-        let mut wrong = row.expected.differences(&answer, None);
-        wrong.extend(rules::broken(&row.request, &answer, changed));
-        wrong.extend(document.objections(&row.request, &answer));
-        if !wrong.is_empty() {
-            failures.push(format!(
-                "{row}\n  {}\n  {}",
-                wrong.join("\n  "),
-                answer.text.trim()
-            ));
-        }
+        failures.extend(row.failure(document, &answer, None, changed));
     }
     failures
 }

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::{answer::Expected, request::Request};
+use crate::{
+    answer::{Answer, Expected},
+    openapi::Document,
+    request::Request,
+    rules,
+};
 
 const TEXT: &str = include_str!("table.md");
 
@@ -24,6 +29,24 @@ pub(crate) struct Table {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.written)
+    }
+}
+
+impl Row {
+    /// What is wrong with an answer, if anything is. `operation` is the one that was begun before; `changed` says whether the
+    /// request has changed what is stored.
+    pub(crate) fn failure(
+        &self,
+        document: &Document,
+        answer: &Answer,
+        operation: Option<&str>,
+        changed: bool,
+    ) -> Option<String> {
+        let mut wrong = self.expected.differences(answer, operation);
+        wrong.extend(rules::broken(&self.request, answer, changed));
+        wrong.extend(document.objections(&self.request, answer));
+        let text = answer.text.trim();
+        (!wrong.is_empty()).then(|| format!("{self}\n  {}\n  {text}", wrong.join("\n  ")))
     }
 }
 
