@@ -58,7 +58,11 @@ faults: dependencies ## try the faults of the README's table, and print it
 	@echo '|---|---|---|---|'
 	@grep '^| ' $(TARGET)/faults.log | LC_ALL=C sort
 
-bench: build $(PATRONI_4) ## measure: provisions against nodes started by hand (PAIRS=10), failovers with and without cells (KILLS=20)
+bench: dependencies $(PATRONI_4) ## measure everything that has a budget, each against its peer or floor; takes about an hour
+	$(CARGO) build --release --locked --workspace --bins --examples
+	$(CARGO) bench --locked -p tests --bench functions
+	$(CARGO) bench --locked -p tests --bench throughput
+	$(CARGO) bench --locked -p tests --bench scale
 	$(CARGO) bench --locked -p tests --bench provision
 	$(CARGO) bench --locked -p tests --bench failover
 

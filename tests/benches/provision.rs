@@ -1,6 +1,7 @@
 //! How long a provision takes, from the PUT to `succeeded`, against the same Patroni nodes started by hand: same
 //! programs, configuration and disks, both until every replica streams (design.md, 11). The two alternate, so that
-//! whatever else the machine does hits both. `PAIRS` says how many pairs are measured, 10 without it.
+//! whatever else the machine does hits both. `PAIRS` says how many pairs are measured, 10 without it. Then the same with many
+//! instances at once; `AT_ONCE` says how many, 20 without it.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,12 +12,13 @@
 )]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use futures_util::future::join_all;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tests::{
@@ -36,7 +38,7 @@ const ZONES: [&str; 4] = ["z1", "z2", "z3", "z1"];
 
 #[tokio::main]
 async fn main() {
-    let pairs = pairs();
+    let pairs = number("PAIRS", 10);
     let stack = Stack::start(Options {
         zones: ZONES.to_vec(),
         durable: true,
@@ -55,7 +57,7 @@ async fn main() {
             let files = configurations(&stack);
             assert_eq!(files.len(), usize::try_from(count).unwrap());
             osb.unmake(&instance).await;
-            let started = by_hand(&stack, &files).await;
+            let started = by_hand(&stack, &[files]).await;
             if pair > 0 {
                 println!("{pair:>6}{}", row(provisioned, started));
                 broker.push(provisioned);
@@ -68,14 +70,37 @@ async fn main() {
         let verdict = if ratio <= BUDGET { "within" } else { "ABOVE" };
         println!("{verdict} the budget of {BUDGET}\n");
     }
+    at_once(&stack, &osb, number("AT_ONCE", 20)).await;
+}
+
+/// Many instances of two nodes at once: PUTs to all succeeded, against the same nodes started by hand at once.
+async fn at_once(stack: &Stack, osb: &Osb, count: u32) {
+    let instances: Vec<_> = (0..count).map(|_| fresh_id()).collect();
+    let start = Instant::now();
+    join_all(instances.iter().map(|instance| provision(osb, instance, 2))).await;
+    let broker = start.elapsed();
+    let mut clusters = BTreeMap::<String, Vec<Value>>::new();
+    for file in configurations(stack) {
+        let scope = file["scope"].as_str().unwrap().to_owned();
+        clusters.entry(scope).or_default().push(file);
+    }
+    assert_eq!(clusters.len(), instances.len());
+    for instance in &instances {
+        osb.unmake(instance).await;
+    }
+    let hand = by_hand(stack, &clusters.into_values().collect::<Vec<_>>()).await;
+    println!(
+        "{count} instances of 2 nodes at once: PUTs to all succeeded, against the same nodes started by hand at once"
+    );
+    println!("{:>6}{}", "", row(broker, hand));
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "it configures the benchmark, not the broker"
 )]
-fn pairs() -> u32 {
-    std::env::var("PAIRS").map_or(10, |text| text.parse().expect("PAIRS is a number"))
+fn number(variable: &str, default: u32) -> u32 {
+    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 async fn provision(osb: &Osb, instance: &str, count: u32) -> Duration {
@@ -105,37 +130,47 @@ fn configurations(stack: &Stack) -> Vec<Value> {
         .collect()
 }
 
-/// Starts nodes with these files, as another cluster on ports and in directories of its own, and takes it away again.
+/// Starts clusters with these files, each as another one on ports and in directories of its own, and takes them away again.
 /// Answers how long it took until all replicas streamed.
-async fn by_hand(stack: &Stack, files: &[Value]) -> Duration {
-    let scope = format!("by-hand-{}", fresh_id());
+async fn by_hand(stack: &Stack, clusters: &[Vec<Value>]) -> Duration {
     // PostgreSQL's socket lies below: its path must be short.
     let top = stack.directory().join("h");
     fs::create_dir(&top).unwrap();
-    let numbered = files.iter().enumerate();
-    let nodes: Vec<_> = numbered
-        .map(|(number, file)| Node::prepare(&top.join(number.to_string()), &scope, file))
-        .collect();
+    let mut scopes = Vec::new();
+    let mut prepared = Vec::new();
+    for (number, files) in clusters.iter().enumerate() {
+        let scope = format!("by-hand-{}", fresh_id());
+        let numbered = files.iter().enumerate();
+        let nodes =
+            numbered.map(|(node, file)| Node::prepare(&top.join(format!("{number}-{node}")), &scope, file));
+        prepared.push(nodes.collect::<Vec<_>>());
+        scopes.push(scope);
+    }
     let start = Instant::now();
-    let processes: Vec<_> = nodes.iter().map(Node::start).collect();
+    let processes: Vec<_> = prepared.iter().flatten().map(Node::start).collect();
     let client = Client::builder()
         .no_proxy()
         .timeout(Duration::from_secs(5))
         .build()
         .unwrap();
-    while !stands(&nodes, &client).await {
-        assert!(start.elapsed() < OPERATION, "no cluster by hand");
-        sleep(PAUSE).await;
-    }
+    join_all(prepared.iter().map(async |nodes| {
+        while !stands(nodes, &client).await {
+            assert!(start.elapsed() < OPERATION, "no cluster by hand");
+            sleep(PAUSE).await;
+        }
+    }))
+    .await;
     let took = start.elapsed();
     drop(processes);
     processes::kill_below(&top).expect("Patroni and PostgreSQL end");
     fs::remove_dir_all(&top).unwrap();
-    let _ = stack.etcd.raw(
-        "DELETE",
-        &format!("/v2/keys/service/{scope}?recursive=true"),
-        None,
-    );
+    for scope in scopes {
+        let _ = stack.etcd.raw(
+            "DELETE",
+            &format!("/v2/keys/service/{scope}?recursive=true"),
+            None,
+        );
+    }
     took
 }
 

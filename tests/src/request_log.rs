@@ -2,11 +2,11 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
@@ -24,6 +24,8 @@ pub struct RequestLog {
 struct State {
     lines: Mutex<Vec<String>>,
     connections: AtomicUsize,
+    /// Bytes that came from either side since they were asked for last.
+    bytes: AtomicU64,
     /// Requests so far, also those that are held back.
     count: AtomicUsize,
     /// Requests up to this number pass.
@@ -42,6 +44,7 @@ impl RequestLog {
         let state = Arc::new(State {
             lines: Mutex::default(),
             connections: AtomicUsize::new(0),
+            bytes: AtomicU64::new(0),
             count: AtomicUsize::new(0),
             limit: watch::Sender::new(usize::MAX),
         });
@@ -69,6 +72,12 @@ impl RequestLog {
     #[must_use]
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.state.lines())
+    }
+
+    /// The bytes of requests and answers since this was asked last.
+    #[must_use]
+    pub fn take_bytes(&self) -> u64 {
+        self.state.bytes.swap(0, Ordering::SeqCst)
     }
 
     /// How many connections were made so far.
@@ -106,6 +115,10 @@ impl State {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn count(&self, bytes: &[u8]) {
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::SeqCst);
+    }
+
     /// Takes requests in, and answers when they may pass.
     async fn admit(&self, lines: Vec<String>) {
         if lines.is_empty() {
@@ -123,10 +136,20 @@ impl State {
 async fn pass(client: TcpStream, server: TcpStream, state: Arc<State>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let answers = tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+    let of_answers = Arc::clone(&state);
+    let answers = tokio::spawn(async move {
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(length @ 1..) = from_server.read(&mut buffer).await {
+            of_answers.count(&buffer[..length]);
+            if to_client.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
+        }
+    });
     let mut requests = Requests::default();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+        state.count(&buffer[..length]);
         state.admit(requests.read(&buffer[..length])).await;
         if to_server.write_all(&buffer[..length]).await.is_err() {
             break;

@@ -78,6 +78,19 @@ impl Function {
     /// # Panics
     /// When it is not there.
     pub async fn start(name: &str, variables: &BTreeMap<String, String>, log: &Path) -> Self {
+        Self::start_program(name, &binaries::path(name), variables, log).await
+    }
+
+    /// Starts a program as the function of this name.
+    ///
+    /// # Panics
+    /// When it is not there.
+    pub async fn start_program(
+        name: &str,
+        program: &str,
+        variables: &BTreeMap<String, String>,
+        log: &Path,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (events, queue) = mpsc::unbounded_channel();
@@ -93,7 +106,7 @@ impl Function {
             .with_state(Arc::clone(&host));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         let variables = environment(name, &address, variables);
-        let child = Child::start_in(&variables, &binaries::path(name), &[], log);
+        let child = Child::start_in(&variables, program, &[], log);
         Self {
             child: Mutex::new(child),
             host,

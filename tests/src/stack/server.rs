@@ -54,6 +54,15 @@ impl Server {
         &self.url
     }
 
+    /// Its process id.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.as_ref().expect("a running process").id()
+    }
+
     /// Starts the process.
     pub fn launch(&mut self) {
         self.child = None;
