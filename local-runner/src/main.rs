@@ -131,7 +131,7 @@ async fn import(arguments: &cli::ImportArguments) -> Result<(), AnyError> {
     let path = &arguments.export;
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let export = Export::parse(&text)?;
-    let written = export.import(&store(&arguments.file)?).await?;
+    let written = export.import(&store(&arguments.file)?, SystemClock.now()).await?;
     let (instances, taken) = (export.instances(), export.taken);
     writeln!(
         io::stdout().lock(),

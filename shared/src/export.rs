@@ -1,9 +1,11 @@
-//! An export of what nobody could find out anew: records, bindings, ports, and what became of former instances.
+//! An export of what nobody could find out anew: records, bindings, ports, what became of former instances, and which cells
+//! an operator has declared destroyed.
 //!
 //! **Guarantees.** There is no secret in it, as there is none in the records. An import overwrites nothing: it goes only into
-//! an etcd that holds nothing else of this kind, and one that was interrupted can be repeated. Records come last: nobody acts
-//! on an instance before everything that belongs to it is there.
-//! **Assumes.** No broker runs during an import.
+//! an etcd that holds nothing else of this kind, and one that was interrupted can be repeated. Records come first: what
+//! belongs to a life without a record is taken for leavings of one that is over. What is missing beside a record reconcile
+//! writes again, as the import does, or leaves to it.
+//! **Assumes.** No broker hands out ports during an import.
 //! **Caveats.** Patroni's own keys are not in it: Patroni writes them again from what its nodes hold. Nor are the markers of
 //! operations under way: reconcile writes those again. What has changed since an export is not known after its import, as
 //! with any older state of etcd.
@@ -14,15 +16,22 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::Error,
+    ids::CellGuid,
     keyspace,
+    record::Record,
+    roll,
     store::{Read, Store, StoreError},
 };
 
-/// The version of the shape.
-const SCHEMA: u32 = 1;
+/// The version of the shape. The second holds the destroyed cells.
+const SCHEMA: u32 = 2;
 
 /// What is exported, in this order: a port that a record names is seen after the record, not before it was handed out.
 const DIRECTORIES: [&str; 3] = [keyspace::INSTANCES, keyspace::ROUTING, keyspace::TOMBSTONES];
+
+/// What brokers write anew when they need it: it does not matter what is there.
+const HINTS: [&str; 2] = [keyspace::NEXT_PORT, keyspace::PORTS_ADOPTED];
 
 /// Everything that must be kept, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +42,9 @@ pub struct Export {
     pub taken: Timestamp,
     /// The leaves, by their absolute keys.
     keys: BTreeMap<String, Kept>,
+    /// The cells that an operator has declared destroyed, and when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    destroyed_cells: BTreeMap<CellGuid, Timestamp>,
 }
 
 /// A leaf.
@@ -57,12 +69,18 @@ pub enum ImportError {
     /// It holds a key that no export holds.
     #[error("this is not an export: it holds {0}")]
     Foreign(String),
-    /// Instances or ports are there that are not the export's. Nothing was written.
-    #[error("etcd is not empty: {0} is there, and is not the export's. Nothing was imported")]
+    /// Something is there that is not the export's.
+    #[error(
+        "{0} is in etcd, and is not as it is in the export. Nothing was overwritten. An import needs an etcd that is empty, or that \
+         holds nothing but what the same import had written when it was interrupted"
+    )]
     NotEmpty(String),
     /// etcd.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The declarations of destroyed cells cannot be written. The rest is there.
+    #[error("the destroyed cells are not declared yet; repeat the import")]
+    Declaration(#[source] Error),
 }
 
 impl Export {
@@ -75,6 +93,7 @@ impl Export {
             schema: SCHEMA,
             taken: now,
             keys: keys(store).await?,
+            destroyed_cells: roll::destroyed(store).await?,
         })
     }
 
@@ -111,31 +130,92 @@ impl Export {
         self.keys.keys().filter(|key| is_record(key)).count()
     }
 
-    /// Writes it all into an etcd that holds nothing of it, or a part of it; answers how many keys were written.
+    /// Writes it all into an etcd that holds nothing of it, or a part of it; answers how many keys were written, and cells
+    /// declared destroyed. A cell that sends heartbeats is not declared.
     ///
     /// # Errors
     /// When something else is there, or etcd cannot be written; then the import can be repeated.
-    pub async fn import(&self, store: &dyn Store) -> Result<usize, ImportError> {
+    pub async fn import(&self, store: &dyn Store, now: Timestamp) -> Result<usize, ImportError> {
         let there = keys(store).await?;
-        let is_ours =
-            |(key, kept): &(&String, &Kept)| self.keys.get(*key).is_some_and(|own| own.value == kept.value);
-        if let Some((key, _)) = there.iter().find(|leaf| !is_ours(leaf)) {
+        let is_foreign = |(key, kept): &(&String, &Kept)| {
+            !is_hint(key) && !self.keys.get(*key).is_some_and(|own| own.is_alike(kept))
+        };
+        if let Some((key, _)) = there.iter().find(is_foreign) {
             return Err(ImportError::NotEmpty(key.clone()));
         }
-        let (records, others): (Vec<_>, Vec<_>) = self
+        let mut missing: Vec<_> = self
             .keys
             .iter()
             .filter(|(key, _)| !there.contains_key(*key))
-            .partition(|(key, _)| is_record(key));
-        let missing = others.into_iter().chain(records);
+            .collect();
+        missing.sort_by_key(|(key, _)| turn(key));
         let mut written = 0;
         for (key, kept) in missing {
-            let ttl = kept.seconds_to_live.map(Duration::from_secs);
-            store.create(key, &kept.value, ttl).await?;
-            written += 1;
+            if kept.write(store, key).await? {
+                written += 1;
+            }
+        }
+        for (cell, since) in &self.destroyed_cells {
+            let declared = roll::declare_again(store, cell, *since, now).await;
+            written += usize::from(declared.map_err(ImportError::Declaration)?);
         }
         Ok(written)
     }
+}
+
+impl Kept {
+    /// Whether this is what stands there, or what upkeep has made of it since it was imported: a record says since when
+    /// cells are missing.
+    fn is_alike(&self, there: &Self) -> bool {
+        let at_rest = |value: &str| {
+            let mut record = Record::parse(value).ok()?;
+            for node in record.nodes.values_mut() {
+                node.missing_since = None;
+            }
+            Some(record)
+        };
+        self.value == there.value
+            || at_rest(&self.value).is_some_and(|own| at_rest(&there.value).is_some_and(|other| own == other))
+    }
+
+    /// Writes it unless it is there. Answers whether it was not.
+    async fn write(&self, store: &dyn Store, key: &str) -> Result<bool, ImportError> {
+        let ttl = self.seconds_to_live.map(Duration::from_secs);
+        let taken = match store.create(key, &self.value, ttl).await {
+            Ok(_) => return Ok(true),
+            Err(taken @ StoreError::Conflict { .. }) => taken,
+            Err(error) => return Err(error.into()),
+        };
+        if is_hint(key) {
+            return Ok(false);
+        }
+        // Reconcile may have written it again beside its record.
+        match store.get(key, Read::Quorum).await? {
+            Some(entry) if entry.value == self.value => Ok(false),
+            Some(_) => Err(ImportError::NotEmpty(key.to_owned())),
+            None => Err(taken.into()),
+        }
+    }
+}
+
+/// The order in which keys are written: the record of a life before anything else of it, then its port, which must be owned
+/// when the allocation says so.
+fn turn(key: &str) -> usize {
+    let is_below = |directory: &str| {
+        key.strip_prefix(directory)
+            .is_some_and(|rest| rest.starts_with('/'))
+    };
+    let in_turn = [
+        is_record(key),
+        is_below(keyspace::PORTS),
+        is_below(keyspace::ALLOCATIONS),
+        is_below(keyspace::INSTANCES),
+    ];
+    in_turn.iter().position(|is_its| *is_its).unwrap_or(in_turn.len())
+}
+
+fn is_hint(key: &str) -> bool {
+    HINTS.contains(&key)
 }
 
 async fn keys(store: &dyn Store) -> Result<BTreeMap<String, Kept>, StoreError> {

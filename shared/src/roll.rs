@@ -225,30 +225,78 @@ fn parse(entry: Option<&Entry>) -> Option<Roll> {
         .ok()
 }
 
+/// The cells that an operator has declared destroyed, and when.
+///
+/// # Errors
+/// When etcd cannot be read.
+pub async fn destroyed(store: &dyn Store) -> Result<BTreeMap<CellGuid, Timestamp>, StoreError> {
+    let roll = parse(open(store).await?.as_ref());
+    let cells = roll.map(|roll| roll.cells).unwrap_or_default();
+    let destroyed = |(guid, presence): (CellGuid, Presence)| Some((guid, presence.destroyed?));
+    Ok(cells.into_iter().filter_map(destroyed).collect())
+}
+
 /// An operator declares that a cell, with all data on it, will not come back (design.md, 4, rule 5). Deprovisions and
 /// removals do not wait for it any more, and its nodes are replaced where others of their cluster live.
 ///
 /// # Errors
 /// `Unprocessable` when the cell sends heartbeats; when etcd cannot be read or written.
 pub async fn declare_destroyed(store: &dyn Store, cell: &CellGuid, now: Timestamp) -> Result<(), Error> {
+    match declare(store, cell, now, now).await? {
+        Declared::Alive => Err(Error::Unprocessable(format!(
+            "cell {cell} is alive: stop it for good, and wait until its heartbeat at {} has run out",
+            keyspace::cell(cell)
+        ))),
+        Declared::Now | Declared::Before => Ok(()),
+    }
+}
+
+/// A cell that was declared destroyed `since` then is so again, in an etcd that knows nothing of it. Answers whether it
+/// was declared: one that is alive is not, nor one that is declared already.
+///
+/// # Errors
+/// When etcd cannot be read or written.
+pub async fn declare_again(
+    store: &dyn Store,
+    cell: &CellGuid,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    Ok(declare(store, cell, since, now).await? == Declared::Now)
+}
+
+/// What became of a declaration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Declared {
+    Now,
+    Before,
+    Alive,
+}
+
+async fn declare(
+    store: &dyn Store,
+    cell: &CellGuid,
+    since: Timestamp,
+    now: Timestamp,
+) -> Result<Declared, Error> {
     for _ in 0..TRIES {
         let entry = open(store).await?;
         // After the roll: a cell that comes back later takes the declaration back.
         if store.get(&keyspace::cell(cell), Read::Quorum).await?.is_some() {
-            return Err(Error::Unprocessable(format!(
-                "cell {cell} is alive: stop it for good, and wait until its heartbeat at {} has run out",
-                keyspace::cell(cell)
-            )));
+            return Ok(Declared::Alive);
         }
         let mut roll = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
         let presence = roll.cells.entry(cell.clone()).or_default();
+        // The same declaration twice is one: after a lost answer it is simply made again.
+        if presence.destroyed.is_some() {
+            return Ok(Declared::Before);
+        }
+        presence.destroyed = Some(since);
         if presence.missing_since.is_none() {
             presence.missed(now);
         }
-        presence.destroyed.get_or_insert(now);
-        // The same declaration twice is one: after a lost answer it is simply made again.
         if write(store, entry.as_ref(), &roll).await? {
-            return Ok(());
+            return Ok(Declared::Now);
         }
     }
     Err(Error::Concurrency(

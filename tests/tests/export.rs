@@ -53,6 +53,10 @@ fn export(etcd: &EtcdServer, file: &Path) -> String {
     export
 }
 
+/// A cell that is alive, one that was declared destroyed, and one that was, too, and is back.
+const ROLL: &str = r#"{"looked": "2026-01-02T00:00:00Z", "cells": {"c1": {}, "c2": {"destroyed": "2026-01-01T00:00:00Z"},
+    "c3": {"destroyed": "2026-01-01T00:00:00Z"}}}"#;
+
 /// Some keys of a broker, and others that are not its truth.
 async fn filled() -> EtcdServer {
     let etcd = EtcdServer::start().await;
@@ -66,11 +70,16 @@ async fn filled() -> EtcdServer {
         ("/tombstones/f2", "{}", Some(2000)),
         ("/service/f1/leader", "n", None),
         ("/cells/c1", "{}", Some(30)),
+        ("/cell-roll", ROLL, None),
     ] {
         let ttl = seconds.map(Duration::from_secs);
         client.create(key, value, ttl).await.unwrap();
     }
     etcd
+}
+
+async fn import(export: &Export, etcd: &EtcdServer) -> Result<usize, ImportError> {
+    export.import(&etcd.client(), jiff::Timestamp::now()).await
 }
 
 async fn take(etcd: &EtcdServer) -> Export {
@@ -85,12 +94,15 @@ async fn what_was_exported_is_there_again_with_its_time_to_live() {
     let taken = take(&from).await;
     let read = Export::parse(&taken.to_json()).unwrap();
     assert_eq!((read.instances(), &read), (1, &taken));
-    assert_eq!(read.import(&to.client()).await.unwrap(), 6);
+    to.client().create("/cells/c3", "{}", None).await.unwrap();
+    assert_eq!(import(&read, &to).await.unwrap(), 6 + 1);
     let tree = to.client().tree("/", Read::Quorum).await.unwrap().unwrap();
     let keys: Vec<_> = tree.leaves.keys().map(String::as_str).collect();
     assert_eq!(
         keys,
         [
+            "/cell-roll",
+            "/cells/c3",
             "/routing/allocation/f1",
             "/routing/ports/30000",
             "/routing/ports/30001",
@@ -101,8 +113,16 @@ async fn what_was_exported_is_there_again_with_its_time_to_live() {
     );
     let record = &tree.leaves["/serviceinstances/f1/record"];
     assert_eq!((record.value.as_str(), record.ttl), (r#"{"a": "\"ä"}"#, None));
-    // Whoever sees the record sees everything else.
-    assert!(tree.leaves.values().all(|entry| entry.index <= record.index));
+    // Whoever sees anything else sees the record, and an allocation has an owner.
+    let index = |key: &str| tree.leaves[key].index;
+    let exported = |key: &&&str| !key.starts_with("/cell");
+    let first = keys.iter().filter(exported).min_by_key(|key| index(key));
+    assert_eq!(first, Some(&"/serviceinstances/f1/record"));
+    assert!(index("/routing/ports/30000") < index("/routing/allocation/f1"));
+    let roll: Value = serde_json::from_str(&tree.leaves["/cell-roll"].value).unwrap();
+    let cells = roll["cells"].as_object().unwrap();
+    assert_eq!(cells.keys().collect::<Vec<_>>(), ["c2"], "{roll}");
+    assert_eq!(cells["c2"]["destroyed"], json!("2026-01-01T00:00:00Z"));
     for (key, most) in [("/routing/ports/30001", 1000), ("/tombstones/f2", 2000)] {
         let seconds = tree.leaves[key].ttl.unwrap().as_secs();
         assert!((most - 300..=most).contains(&seconds), "{key}: {seconds}");
@@ -118,8 +138,8 @@ async fn an_import_that_was_interrupted_can_be_repeated_and_nothing_is_overwritt
         .create("/routing/allocation/f1", "30000", None)
         .await
         .unwrap();
-    assert_eq!(taken.import(&client).await.unwrap(), 5);
-    assert_eq!(taken.import(&client).await.unwrap(), 0);
+    assert_eq!(import(&taken, &to).await.unwrap(), 5 + 2);
+    assert_eq!(import(&taken, &to).await.unwrap(), 0);
 
     for (key, value) in [
         ("/serviceinstances/f3/record", "{}"),
@@ -127,7 +147,7 @@ async fn an_import_that_was_interrupted_can_be_repeated_and_nothing_is_overwritt
     ] {
         client.set(key, value, None).await.unwrap();
         let before = Keys::below(&to, "/");
-        let refused = taken.import(&client).await;
+        let refused = import(&taken, &to).await;
         assert!(
             matches!(&refused, Err(ImportError::NotEmpty(other)) if other == key),
             "{refused:?}"
@@ -149,8 +169,8 @@ async fn what_is_not_an_export_is_refused_in_words() {
     for (content, told) in [
         (Value::Null, "this is not an export: "),
         (
-            json!({"schema": 2}),
-            "this export has schema 2, newer than the 1 that this program knows",
+            json!({"schema": 3}),
+            "this export has schema 3, newer than the 2 that this program knows",
         ),
         (
             key("/service/f1/leader"),

@@ -8,6 +8,7 @@ mod bindings;
 mod crashes;
 mod drift;
 mod freezes;
+mod imports;
 mod races;
 mod turns;
 mod undisturbed;
