@@ -1,8 +1,10 @@
 //! The marker of an operation under way, at `/operations/<id>`: how reconcile finds instances that nobody polls.
 //!
 //! **Guarantees.** It is written before the record that it announces, so that no operation is ever without one for longer
-//! than it takes to notice a marker that says nothing true. A deprovision that finds no instance leaves one too, for a minute:
-//! a provision that stood still before it announced itself sees that its time is over.
+//! than it takes to notice a marker that says nothing true. A deprovision that finds no instance leaves one too, a fence, for
+//! [`FENCE_TTL`]: a provision that stood still before it announced itself sees that its time is over.
+
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -14,6 +16,9 @@ use crate::{
 
 /// How long a marker may announce an operation that no record knows: its handler may be between the two writes.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
+
+/// How long a fence stands: as long as it can be of use, for requests that began before it are too old by then.
+pub const FENCE_TTL: Duration = Duration::from_secs(60);
 
 /// How long an operation is left to the handler that accepted it. That one alone knows whether anything came of its first
 /// steps, and may take the operation back and say so. A cell whose machine is gone costs it two seconds.
@@ -73,9 +78,34 @@ impl Marker {
         self.kind == OperationKind::Deprovision && self.since.duration_since(began) > AT_ONCE
     }
 
-    /// Whether its handler has had time enough to write the record.
+    /// Whether its handler has had time enough to write the record. One from far ahead was written by a clock that is
+    /// wrong: it is not waited for until the others are there.
     #[must_use]
     pub fn is_stale(&self, now: Timestamp) -> bool {
-        now.duration_since(self.since) > GRACE
+        now.duration_since(self.since).abs() > GRACE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_marker_is_stale_a_minute_from_now_in_both_directions() {
+        let now = Timestamp::UNIX_EPOCH;
+        let written = |seconds| Marker {
+            incarnation: Uuid::from_u128(1).into(),
+            operation: Uuid::from_u128(2).into(),
+            kind: OperationKind::Deprovision,
+            since: now + SignedDuration::from_secs(seconds),
+        };
+        for seconds in [-60, -1, 0, 1, 60] {
+            assert!(!written(seconds).is_stale(now), "{seconds}");
+        }
+        for seconds in [-61, 61, 3 * 60 * 60] {
+            assert!(written(seconds).is_stale(now), "{seconds}");
+        }
     }
 }

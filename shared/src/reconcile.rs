@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     act::{self, Directory, Scene},
-    advance::{Pass, advance_from, read_record},
+    advance::{Current, Pass, advance_from, read_record},
     broker::Broker,
     decide::active,
     effect::Facts,
@@ -28,7 +28,7 @@ use crate::{
     keyspace,
     marker::Marker,
     ports::gone_or_other,
-    record::{Record, Tombstone},
+    record::{OperationKind, Tombstone},
     service::provision::withdraw,
     store::{Child, Entry, Read, Store, StoreError},
 };
@@ -108,7 +108,7 @@ async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Fo
     }
     let pass = match read_record(broker, id).await? {
         None => None,
-        Some(current) if parsed.is_some_and(|marker| is_taken_back(&current.record, &marker)) => {
+        Some(current) if is_taken_back(broker, &current, marker).await? => {
             let why = "it was asked for before a deprovision that found nothing, and its handler did not come to see that";
             withdraw(broker, current, why).await?;
             return Ok(waiting);
@@ -126,12 +126,26 @@ async fn instance(broker: &Broker, id: &InstanceId, marker: &Entry) -> Result<Fo
 }
 
 /// Whether the marker is that of a deprovision which came when this provision had not written its record yet, though it was
-/// on its way.
-fn is_taken_back(record: &Record, marker: &Marker) -> bool {
-    let operation = record.operation.as_ref();
-    settled::is_unaccepted(record)
-        && marker.incarnation != record.incarnation
-        && operation.is_some_and(|operation| marker.ends_what_began(operation.started))
+/// on its way. Clocks may differ, so the order of the two writes counts first: a provision that announces itself writes over
+/// a fence, so one whose record was written while the fence stood had been announced before, and its handler accepts nothing.
+/// The time tells of a fence that was written after the record by a deprovision that had not seen it.
+async fn is_taken_back(broker: &Broker, current: &Current, entry: &Entry) -> Result<bool, StoreError> {
+    let (store, record) = (&*broker.store, &current.record);
+    let (Some(marker), Some(operation)) = (Marker::parse(&entry.value), &record.operation) else {
+        return Ok(false);
+    };
+    let is_anothers = marker.kind == OperationKind::Deprovision && marker.incarnation != record.incarnation;
+    if !is_anothers || !settled::is_unaccepted(record) {
+        return Ok(false);
+    }
+    if marker.ends_what_began(operation.started) {
+        return Ok(true);
+    }
+    // The marker was read before the record. And one of an earlier life, written late, is no fence.
+    let (id, key) = (&record.instance_id, keyspace::operation(&record.instance_id));
+    let now = store.get(&key, Read::Quorum).await?;
+    let stands = now.is_some_and(|now| now.index == entry.index);
+    Ok(stands && entry.index < current.index && !is_over(store, id, marker.incarnation).await?)
 }
 
 /// The operation has ended, but whoever ended it did not come to delete the marker. Nobody knows what else they did not
@@ -153,8 +167,8 @@ async fn settle(broker: &Broker, pass: &Pass) -> Result<(), Error> {
     .await
 }
 
-/// There is no record: the marker was written for a provision that never claimed the id, by a deprovision that was not
-/// the first, or a deprovision was stopped after its last deciding step.
+/// There is no record: the marker was written for a provision that never claimed the id, by a deprovision that found
+/// nothing, or a deprovision was stopped after its last deciding step.
 async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Error> {
     let store = &*broker.store;
     let says_nothing = match Marker::parse(&entry.value) {

@@ -136,7 +136,8 @@ async fn announce(
             other.kind == OperationKind::Provision && marker.since.duration_since(other.since) < LATE
         };
         let other = Marker::parse(&there.value);
-        if other.is_some_and(|other| other.ends_what_began(began)) {
+        let now = broker.clock.now();
+        if other.is_some_and(|other| other.ends_what_began(began) && !other.is_stale(now)) {
             return Err(stood_still());
         }
         if other.is_some_and(is_alike) {

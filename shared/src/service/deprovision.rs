@@ -9,7 +9,7 @@ use crate::{
     error::Error,
     ids::{Incarnation, InstanceId, OperationId},
     keyspace,
-    marker::Marker,
+    marker::{FENCE_TTL, Marker},
     record::{Operation, OperationKind, OperationState, Phase, Record, State},
     store::{Read, StoreError},
 };
@@ -50,20 +50,22 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
         let Some(current) = read_record(broker, &command.instance).await? else {
             // Whoever shared the marker that is gone takes back what it writes from now on.
             let found = match meant {
-                Some(Meant::Announced(_)) => Found::Nothing,
-                None | Some(Meant::Seen(_)) => withdraw(broker, &command.instance, began).await?,
+                Some(Meant::Coming(Some(_))) => Found::Nothing,
+                None | Some(Meant::Seen(_) | Meant::Coming(None)) => {
+                    withdraw(broker, &command.instance, began).await?
+                }
             };
             match found {
                 Found::Nothing => return Err(Error::Gone("there is no such instance".to_owned())),
-                Found::Announced(life) => drop(meant.get_or_insert(Meant::Announced(life))),
-                Found::Moving => {}
+                Found::Announced(life) => meant = meant.or(Some(Meant::Coming(Some(life)))),
+                Found::Moving => meant = meant.or(Some(Meant::Coming(None))),
             }
             continue;
         };
         match *meant.get_or_insert(Meant::Seen(current.record.incarnation)) {
             // A handler that stood still for long may find another life of the instance: that one nobody asked to end.
             Meant::Seen(seen) if seen != current.record.incarnation => return Ok(Deprovisioned::Done),
-            Meant::Announced(announced) => {
+            Meant::Coming(announced) => {
                 let age = broker.clock.now().duration_since(began);
                 if age > TOO_OLD || !is_being_made(&current.record, announced) {
                     return Err(another());
@@ -121,9 +123,9 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
 enum Meant {
     /// The one whose record this request has read first.
     Seen(Incarnation),
-    /// There was no record. The one that the marker announced which this request has removed: it may go no further than
-    /// being made, for whoever was told that it is there has not asked for its end.
-    Announced(Incarnation),
+    /// There was no record. The one that the marker announced which this request has taken away, or that came while it
+    /// looked: it may go no further than being made, for whoever was told that it is there has not asked for its end.
+    Coming(Option<Incarnation>),
 }
 
 /// What there is of an instance that has no record.
@@ -140,27 +142,18 @@ enum Found {
 /// nobody would ask for the instance any more. The record has to be looked for again then, since it may have been written
 /// before the marker went.
 ///
-/// Where nothing is announced a handler may stand still before it announces itself. So a marker says until it is swept when
-/// this deprovision `began`: provisions that began before it make nothing, later ones write over it. Should one of those come
-/// to nothing within that minute, an earlier one is not kept back any more.
-///
-/// # Errors
-/// `Concurrency` when the marker changed under it and there may be an instance: its provision may have succeeded.
+/// Others may stand still before they announce themselves. So a fence takes the place of what was there, and says until its
+/// time is over when this deprovision `began`: provisions that began before it make nothing, later ones write over it. Should
+/// one of those come to nothing within that minute, an earlier one is not kept back any more.
 async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<Found, Error> {
     let (store, key) = (&*broker.store, keyspace::operation(id));
     let entry = store.get(&key, Read::Quorum).await?;
     let marker = entry.as_ref().and_then(|entry| Marker::parse(&entry.value));
-    if let (Some(entry), Some(marker)) = (&entry, marker)
-        && marker.kind == OperationKind::Provision
-    {
-        return match store.compare_and_delete(&key, entry.index).await {
-            Ok(()) => Ok(Found::Announced(marker.incarnation)),
-            Err(StoreError::Missing { .. }) if read_record(broker, id).await?.is_none() => Ok(Found::Nothing),
-            Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Err(another()),
-            Err(error) => Err(error.into()),
-        };
-    }
-    if marker.is_some_and(|marker| marker.since >= began) {
+    let now = broker.clock.now();
+    let is_later_fence = |marker: &Marker| {
+        marker.kind == OperationKind::Deprovision && marker.since >= began && !marker.is_stale(now)
+    };
+    if marker.as_ref().is_some_and(is_later_fence) {
         return Ok(Found::Nothing);
     }
     let fence = Marker {
@@ -169,16 +162,15 @@ async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<
         kind: OperationKind::Deprovision,
         since: began,
     };
+    let (value, ttl) = (fence.to_json(), Some(FENCE_TTL));
     let written = match &entry {
-        Some(entry) => {
-            store
-                .compare_and_swap(&key, &fence.to_json(), entry.index, None)
-                .await
-        }
-        None => store.create(&key, &fence.to_json(), None).await,
+        Some(entry) => store.compare_and_swap(&key, &value, entry.index, ttl).await,
+        None => store.create(&key, &value, ttl).await,
     };
     match written {
-        Ok(_) => Ok(Found::Nothing),
+        Ok(_) => Ok(marker
+            .filter(|marker| marker.kind == OperationKind::Provision)
+            .map_or(Found::Nothing, |marker| Found::Announced(marker.incarnation))),
         Err(StoreError::Missing { .. } | StoreError::Conflict { .. }) => Ok(Found::Moving),
         Err(error) => Err(error.into()),
     }
@@ -186,10 +178,10 @@ async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<
 
 /// Whether this is that life, and no client has been told that it is there. Simultaneous provisions share a marker: then
 /// the life may be another than it announced.
-fn is_being_made(record: &Record, announced: Incarnation) -> bool {
+fn is_being_made(record: &Record, announced: Option<Incarnation>) -> bool {
     let is_provision = |operation: &Operation| operation.kind == OperationKind::Provision;
     let goes_on = record.state == State::Deleting || record.operation.as_ref().is_some_and(is_provision);
-    record.incarnation == announced && goes_on
+    announced.is_none_or(|announced| record.incarnation == announced) && goes_on
 }
 
 fn another() -> Error {

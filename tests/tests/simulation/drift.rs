@@ -6,7 +6,6 @@ use std::{
 };
 
 use shared::{
-    error::Error,
     ids::{InstanceId, Port},
     keyspace,
     ports::owner_value,
@@ -319,39 +318,6 @@ fn an_operation_without_a_marker_is_found() {
         assert_eq!(mend(&world), 0);
         story.carry_on(&world, crate::story::Carrier::Reconcile);
         story.check(&world, true);
-    }
-}
-
-/// A provision is given up by its platform while the write that claims its instance is still on its way, and nobody is left
-/// who could see that it has come. The platform may ask for its end again.
-#[test]
-fn a_claim_that_comes_after_its_deprovision_is_taken_back() {
-    for (late, again) in [(1, false), (20, false), (100, false), (20, true), (100, true)] {
-        let world = World::new(Layout::default());
-        // After the mark that ports were adopted, and the marker.
-        let claim = Fate::Once(3, Accident::ComesLate { seconds: late });
-        let handler = world.handler(Process::new("lost", claim));
-        let lost = handler.ask(handler.provision(&id(), 2)).unwrap();
-        assert!(matches!(lost, Err(Error::Store(_))), "{lost:?}");
-        let handler = kind(&world);
-        let gone = handler.ask(handler.deprovision(&id())).unwrap();
-        assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
-        if again {
-            world.pass(2);
-            let gone = handler.ask(handler.deprovision(&id())).unwrap();
-            assert!(matches!(gone, Err(Error::Gone(_))), "{gone:?}");
-        }
-        world.pass(late + 1);
-        assert!(world.record(&id()).is_some());
-        if again {
-            handler.ask(handler.reconcile()).unwrap().unwrap();
-        } else {
-            assert_eq!(mend(&world), 1);
-        }
-        settle(&world);
-        assert_eq!(world.record(&id()), None);
-        audit::assert_in_order(&world);
-        assert!(!world.log().iter().any(|call| call.contains("start ")));
     }
 }
 

@@ -7,6 +7,7 @@ mod absences;
 mod bindings;
 mod crashes;
 mod drift;
+mod fences;
 mod freezes;
 mod imports;
 mod races;
