@@ -4,7 +4,9 @@
 //! was lost, leads to a new observation and never to an effect. A pass ends: no effect is carried out twice in it, the
 //! number of rounds is limited, and after [`SHARE`] nothing more is begun.
 //! **Assumes.** Nothing about who calls it, how often, or how many do at once.
-//! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up.
+//! **Caveats.** A pass does what can be done now, and then returns; it never waits for a cluster to come up. One that has used
+//! up [`SHARE`] stops between writing a record and carrying out what follows from it, like a process that dies there: later
+//! passes find from what is there that it was not done, and the end of an operation repeats what nothing would show.
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::join;
@@ -231,7 +233,7 @@ impl<'b> Walk<'b> {
             } else if effects.is_empty() {
                 break;
             }
-            // What was found out is written down by now.
+            // What was found out is written down by now. What follows from it is for the next pass (see Caveats).
             if self.took() > SHARE {
                 break;
             }

@@ -9,7 +9,7 @@ use crate::{
     broker::Broker,
     cluster::Cluster,
     error::Error,
-    ids::{InstanceId, NodeId},
+    ids::{InstanceId, NodeId, OperationId},
     keyspace,
     marker::Marker,
     ports::{self, gone_or_other},
@@ -215,12 +215,14 @@ pub(super) async fn unmark(broker: &Broker, record: &Record) -> Result<(), Error
     Ok(gone_or_other(store.compare_and_delete(&key, entry.index).await)?)
 }
 
-/// Writes a marker unless there is one.
+/// Writes a marker unless there is one. It has an id of its own, not that of the operation which ended last: a handler that
+/// stood still before it deleted that one's marker must not take this for it.
 pub(super) async fn mark(broker: &Broker, record: &Record) -> Result<(), Error> {
     let Some(operation) = record.latest_operation() else {
         return Ok(());
     };
     let marker = Marker {
+        operation: OperationId::from(broker.clock.random()),
         since: broker.clock.now(),
         ..Marker::of(record.incarnation, operation)
     };

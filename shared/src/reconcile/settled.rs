@@ -14,7 +14,7 @@ use crate::{
     cluster::Cluster,
     decide::dynamic_configuration,
     error::Error,
-    ids::NodeId,
+    ids::{CellGuid, NodeId},
     keyspace,
     marker::Marker,
     ports::{self, Owner},
@@ -90,6 +90,15 @@ pub(super) async fn check(run: &Run<'_>, seen: Seen<'_>, traces: &Traces) -> Res
     nodes::unknown_to_the_record(run, record, &traces.nodes).await?;
     nodes::unknown_to_their_cell(run, seen).await?;
     settings(run, record).await?;
+    let is_away = |cell: &CellGuid| {
+        let cell = run.survey.cells.get(cell);
+        cell.is_none_or(|cell| !cell.view.is_alive())
+    };
+    if record.nodes.values().any(|node| is_away(&node.cell)) {
+        // The pass below asks for it only when something is to be decided; but a cell that a record names is not forgotten.
+        let named = record.nodes.values().map(|node| node.cell.clone()).collect();
+        act::call_roll(broker, &named).await?;
+    }
     let is_away = |cell| !run.survey.cells.contains_key(cell);
     let mut nodes = record.nodes.values();
     if nodes.any(|node| node.missing_since.is_some() || is_away(&node.cell)) {

@@ -5,7 +5,13 @@ use std::{
     task::{Context, Waker},
 };
 
+use jiff::SignedDuration;
 use shared::{
+    act::{self, Directory, Scene},
+    clock::Clock,
+    cluster::Cluster,
+    effect::{Effect, Facts},
+    ids::CellGuid,
     keyspace,
     record::{OperationState, Phase},
     roll::Roll,
@@ -337,4 +343,62 @@ fn operations_end_and_instances_go_when_their_plan_has_gone_from_the_catalog() {
     without.ask(without.deprovision(&id())).unwrap().unwrap();
     settle(&world);
     audit::assert_in_order(&world);
+}
+
+/// Patroni goes on while its cell is missing: nothing is to be decided about the instance.
+#[test]
+fn a_cell_is_not_forgotten_while_a_record_names_it_though_its_node_reports() {
+    const DAY: SignedDuration = SignedDuration::from_hours(24);
+    let (world, handler) = standing(2);
+    let cell: CellGuid = cells(&world)[0].parse().unwrap();
+    handler.ask(handler.reconcile()).unwrap().unwrap();
+    let read = |key: &str| now(world.store.get(key, Read::Quorum)).unwrap();
+    let time = world.clock.now();
+    let mut roll: Roll = serde_json::from_str(&read(keyspace::CELL_ROLL).unwrap().value).unwrap();
+    roll.looked = time;
+    let presence = roll.cells.get_mut(&cell).unwrap();
+    presence.missing_since = Some(time - 40 * DAY);
+    presence.needed = Some(time - 29 * DAY);
+    let text = serde_json::to_string(&roll).unwrap();
+    now(world.store.set(keyspace::CELL_ROLL, &text, None)).unwrap();
+    let heartbeat = read(&keyspace::cell(&cell)).unwrap();
+    now(world
+        .store
+        .compare_and_delete(&keyspace::cell(&cell), heartbeat.index))
+    .unwrap();
+    handler.ask(handler.mend()).unwrap().unwrap();
+    let roll: Roll = serde_json::from_str(&read(keyspace::CELL_ROLL).unwrap().value).unwrap();
+    assert_eq!(roll.cells[&cell].needed, Some(time));
+    assert_eq!(roll.missing_since(&cell), Some(time - 40 * DAY));
+}
+
+/// A handler stands still before it deletes the marker of an operation that has ended, and goes on when nodes are about to
+/// be replaced.
+#[test]
+fn a_late_unmark_does_not_take_the_marker_of_a_replacement() {
+    let (world, handler) = standing(2);
+    settle(&world);
+    let read = |key: &str| now(world.store.get(key, Read::Quorum)).unwrap();
+    let record = world.record(&id()).unwrap();
+    let index = read(&keyspace::record(&id())).unwrap().index;
+    let cluster = Cluster::default();
+    let do_it = |effect: Effect| {
+        let scene = Scene {
+            record: &record,
+            index,
+            cluster: &cluster,
+        };
+        let (mut directory, mut facts) = (Directory::default(), Facts::default());
+        let effects = [effect];
+        let act = act::act(handler.broker(), scene, &effects, &mut directory, &mut facts);
+        handler.ask(act).unwrap().unwrap();
+    };
+    do_it(Effect::Mark);
+    assert!(read(&keyspace::operation(&id())).is_some());
+    do_it(Effect::Unmark);
+    assert!(read(&keyspace::operation(&id())).is_some());
+    // Where nothing came of it, it goes.
+    world.pass(61);
+    do_it(Effect::Unmark);
+    assert!(read(&keyspace::operation(&id())).is_none());
 }
