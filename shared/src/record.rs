@@ -45,6 +45,9 @@ pub struct Record {
     /// Nodes that are gone from their cells for good. Their ids are never used again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub retired: Vec<NodeId>,
+    /// How many of them were gone when the deprovision began.
+    #[serde(default)]
+    pub retired_earlier: usize,
     /// Whether the instance lives or is being deprovisioned.
     pub state: State,
     /// Whether the cluster ever stood. From then on it is never bootstrapped anew.

@@ -87,14 +87,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     }
 }
 
-/// `removing nodes: 1 of 2 gone`. Counts all nodes the instance has now or had when the deprovision began; nodes that
-/// earlier operations retired count as gone.
+/// `removing nodes: 1 of 2 gone`. Counts the nodes that the instance had when the deprovision began.
 fn progress(record: &Record) -> String {
-    format!(
-        "removing nodes: {} of {} gone",
-        record.retired.len(),
-        record.retired.len() + record.nodes.len()
-    )
+    let gone = record.retired.len().saturating_sub(record.retired_earlier);
+    format!("removing nodes: {gone} of {} gone", gone + record.nodes.len())
 }
 
 fn remove_nodes(mut record: Record, situation: &Situation<'_>) -> Decision {

@@ -199,6 +199,7 @@ fn under_way(record: &Record) -> Option<Operation> {
 fn deleting(record: Record, operation: Operation) -> Record {
     let mut next = Record {
         state: State::Deleting,
+        retired_earlier: record.retired.len(),
         ..record
     };
     if let Some(halted) = next.operation.take() {

@@ -107,6 +107,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         port,
         nodes: std::collections::BTreeMap::new(),
         retired: Vec::new(),
+        retired_earlier: 0,
         state: State::Active,
         bootstrapped: false,
         bootstrap_started: operation.started,

@@ -8,7 +8,7 @@ use shared::{
 };
 use tests::simulation::{Accident, Fate, Layout, Process, World, audit, instance};
 
-use crate::story::{CARRIERS, STORIES, Story, id, kind};
+use crate::story::{CARRIERS, Carrier, STORIES, Story, id, kind, settle};
 
 #[test]
 fn every_operation_ends_as_asked_whoever_moves_it_on() {
@@ -252,4 +252,20 @@ fn what_operations_cost() {
     let content = world.store.content();
     let hint = content[keyspace::NEXT_PORT].clone().unwrap();
     assert!(!content.contains_key(&format!("{}/{hint}", keyspace::PORTS)));
+}
+
+#[test]
+fn a_deprovision_counts_its_own_nodes_only() {
+    let world = Story::Shrink.world(Layout::default());
+    let handler = kind(&world);
+    handler.ask(Story::Shrink.tell(&handler)).unwrap();
+    Story::Shrink.carry_on(&world, Carrier::Polls);
+    settle(&world);
+    let record = world.record(&id()).unwrap();
+    assert_eq!((record.nodes.len(), record.retired.len()), (2, 1));
+    let cell = record.nodes.values().next().unwrap().cell.clone();
+    world.set_up(cell.as_str(), false);
+    handler.ask(handler.deprovision(&id())).unwrap().unwrap();
+    let last = handler.ask(handler.poll(&id())).unwrap().unwrap();
+    assert_eq!(last.description, "removing nodes: 1 of 2 gone");
 }

@@ -67,6 +67,19 @@ fn cells_are_asked_first_and_nothing_else_is_done_before_all_have_confirmed() {
 }
 
 #[test]
+fn nodes_that_were_gone_before_are_not_counted() {
+    let shrunk = Case::deprovision(2).with(|case| {
+        case.record.retired.push(node(3));
+        case.record.retired_earlier = 1;
+    });
+    assert_eq!(shrunk.decide().told().1, "removing nodes: 0 of 2 gone");
+    let half = shrunk.with(|case| {
+        case.facts.removed.insert(node(1));
+    });
+    assert_eq!(half.decide().told().1, "removing nodes: 1 of 2 gone");
+}
+
+#[test]
 fn the_leader_goes_as_well() {
     let decision = Case::deprovision(1).decide();
     assert_eq!(decision.removes(), [node(1)]);

@@ -132,6 +132,7 @@ impl Case {
             },
             nodes: BTreeMap::new(),
             retired: Vec::new(),
+            retired_earlier: 0,
             state: State::Active,
             bootstrapped: false,
             bootstrap_started: at(0),
