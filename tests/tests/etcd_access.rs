@@ -295,6 +295,24 @@ async fn rubbish_is_not_an_answer() {
     }
 }
 
+/// Whoever reads the log, or the output of a command, must know which of several machines is none of etcd's.
+#[tokio::test]
+async fn an_answer_that_is_not_etcds_names_the_machine() {
+    let server =
+        CannedServer::always(b"HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\n\r\n404 page not found");
+    let etcd = Etcd::new(&Settings::new(vec![server.url()])).unwrap();
+    let read = etcd.get("/t/a", Read::Quorum).await.unwrap_err();
+    let WatchEvent::Lost(watched) = etcd.watch("/t").next().await else {
+        panic!("a watch of what is not etcd")
+    };
+    for text in [read.to_string(), watched] {
+        assert!(
+            text.contains(&server.url()) && text.contains("no v2 API"),
+            "{text}"
+        );
+    }
+}
+
 /// An answer that ends before its end is no answer.
 #[tokio::test]
 async fn half_an_answer_is_none() {

@@ -118,12 +118,16 @@ pub(super) const NOT_FOUND: u32 = 100;
 pub(super) const HISTORY_GONE: u32 = 401;
 
 impl Refusal {
-    /// The refusal in an answer that is not of the 2xx kind.
-    pub(super) fn parse(status: u16, body: &[u8]) -> Result<Self, String> {
+    /// The refusal in an answer that is not of the 2xx kind. What is none says which machine has answered it.
+    pub(super) fn parse(machine: &str, status: u16, body: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(body).map_err(|_| match status {
-            404 => "there is no v2 API at this address: is it etcd, started with --enable-v2?".to_owned(),
-            300..400 => format!("a redirect ({status}), which is not followed"),
-            _ => format!("answered {status} {}", excerpt(body)),
+            404 => {
+                format!(
+                    "{machine}: there is no v2 API at this address: is it etcd, started with --enable-v2?"
+                )
+            }
+            300..400 => format!("{machine}: a redirect ({status}), which is not followed"),
+            _ => format!("{machine}: answered {status} {}", excerpt(body)),
         })
     }
 
@@ -176,7 +180,7 @@ impl Found {
                 .ok_or_else(|| unexpected("an answer without X-Etcd-Index".to_owned()))?;
             return Ok(Self::Node(node, at));
         }
-        let refusal = Refusal::parse(reply.status, &reply.body).map_err(unexpected)?;
+        let refusal = Refusal::parse(&reply.machine, reply.status, &reply.body).map_err(unexpected)?;
         if refusal.error_code == NOT_FOUND {
             return Ok(Self::Nothing(refusal.index));
         }

@@ -96,7 +96,8 @@ impl Etcd {
         if (200..300).contains(&reply.status) {
             return Event::parse(&reply.body).map_err(ambiguous);
         }
-        let refusal = Refusal::parse(reply.status, &reply.body).map_err(|reason| unexpected(key, reason))?;
+        let refusal = Refusal::parse(&reply.machine, reply.status, &reply.body)
+            .map_err(|reason| unexpected(key, reason))?;
         Err(refusal.into_error(key))
     }
 

@@ -34,6 +34,8 @@ const IDLE_TIME: Duration = Duration::from_secs(15);
 
 /// An answer as it came.
 pub(super) struct Reply {
+    /// The address of the machine that answered.
+    pub(super) machine: String,
     pub(super) status: u16,
     /// `X-Etcd-Index`.
     pub(super) index: Option<u64>,
@@ -249,7 +251,8 @@ impl Exchange {
         })
     }
 
-    fn machine(&self, place: usize) -> &str {
+    /// The address of a machine.
+    pub(super) fn machine(&self, place: usize) -> &str {
         self.machines.get(place).map_or("", String::as_str)
     }
 
@@ -299,7 +302,12 @@ impl Exchange {
                     .into_with_config()
                     .limit(LARGEST_ANSWER)
                     .read_to_vec()?;
-                Ok(Reply { status, index, body })
+                Ok(Reply {
+                    machine: self.machine(place).to_owned(),
+                    status,
+                    index,
+                    body,
+                })
             })
             .map_err(|error| Failure::of(self.machine(place), &error))?;
         if reply.status >= 500 {

@@ -167,7 +167,8 @@ impl Follow {
             let mut body = Vec::new();
             let read = stream.body.take(LONGEST_EVENT).read_to_end(&mut body);
             read.map_err(|error| Trouble::Lost(error.to_string()))?;
-            let refusal = Refusal::parse(stream.status, &body).map_err(Trouble::Lost)?;
+            let machine = self.exchange.machine(self.place);
+            let refusal = Refusal::parse(machine, stream.status, &body).map_err(Trouble::Lost)?;
             if refusal.error_code != HISTORY_GONE {
                 return Err(Trouble::Lost(refusal.into_error(&self.key).to_string()));
             }
