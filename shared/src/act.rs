@@ -4,6 +4,7 @@
 //! through). [`Effect::Unmark`] and [`Effect::Bury`] run last, and only when nothing before them failed. Nothing is deleted
 //! but on the index at which it was seen.
 
+mod patroni;
 mod removal;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +15,7 @@ use crate::{
     broker::Broker,
     cells::{Cell, RemoveAnswer},
     cluster::Cluster,
-    database::NodePasswords,
+    database::{NodePasswords, NodeSettings},
     decide::dynamic_configuration,
     effect::{Effect, Facts, PortFact, StartAnswer},
     error::Error,
@@ -49,6 +50,7 @@ enum Finding {
     Removed(NodeId, RemoveAnswer),
     Prepared(Result<(), String>),
     Replication(BTreeMap<String, String>),
+    Settings(BTreeMap<NodeId, NodeSettings>),
     PortReleased,
     BindingsDropped,
     Marked,
@@ -108,6 +110,9 @@ pub async fn act(
     )
     .await;
     let failed = take_in(done, directory, facts);
+    if effects.iter().any(Effect::touches_settings) {
+        facts.settings = None;
+    }
     match failed {
         Some(error) => Err(error),
         None => {
@@ -145,6 +150,7 @@ fn take_in(done: Vec<Result<Finding, Error>>, directory: &mut Directory, facts: 
             }
             Ok(Finding::Prepared(result)) => facts.prepared = Some(result),
             Ok(Finding::Replication(states)) => facts.replication = Some(states),
+            Ok(Finding::Settings(settings)) => facts.settings = Some(settings),
             Ok(Finding::PortReleased) => facts.port_released = true,
             Ok(Finding::BindingsDropped) => facts.bindings_dropped = true,
             Ok(Finding::Marked) => facts.marked = true,
@@ -198,52 +204,12 @@ async fn carry_out(
             Finding::Nothing
         }
         Effect::Prepare => prepare(broker, scene).await?,
-        Effect::AskReplication => {
-            let api = scene
-                .cluster
-                .running_leader()
-                .and_then(|(_, leader)| leader.api.clone());
-            // Nothing is known then, but it was asked.
-            let Some(api) = api else {
-                return Ok(Finding::Replication(BTreeMap::new()));
-            };
-            let states = broker.patroni.replication(&api).await;
-            Finding::Replication(states.unwrap_or_else(|reason| {
-                tracing::warn!(instance = %id, reason, "the leader does not say who streams");
-                BTreeMap::new()
-            }))
-        }
-        Effect::Configure(patch) => {
-            let password = broker.password(record, Kind::Rest)?;
-            let api = scene
-                .cluster
-                .running_leader()
-                .and_then(|(_, leader)| leader.api.clone());
-            let Some(api) = api else {
-                return Ok(Finding::Nothing);
-            };
-            tracing::info!(instance = %id, patch = ?patch, "changing Patroni's configuration");
-            broker
-                .patroni
-                .configure(&api, &password, patch)
-                .await
-                .map_or_else(Finding::Trouble, |()| Finding::Nothing)
-        }
+        Effect::AskReplication => Finding::Replication(patroni::replication(broker, scene).await),
+        Effect::AskSettings => Finding::Settings(patroni::settings(broker, scene).await?),
+        Effect::Configure(patch) => patroni::configure(broker, scene, patch).await?,
+        Effect::Restart { node, role } => patroni::restart(broker, scene, *node, role).await?,
         Effect::Switchover { leader, candidate } => {
-            let password = broker.password(record, Kind::Rest)?;
-            let api = scene
-                .cluster
-                .running_leader()
-                .and_then(|(_, leader)| leader.api.clone());
-            let Some(api) = api else {
-                return Ok(Finding::Nothing);
-            };
-            tracing::info!(instance = %id, %leader, %candidate, "handing the leadership over");
-            let done = broker
-                .patroni
-                .switchover(&api, &password, leader, candidate)
-                .await;
-            done.map_or_else(Finding::Trouble, |()| Finding::Nothing)
+            patroni::switchover(broker, scene, leader, candidate).await?
         }
         Effect::ReleasePort(port) => {
             if let Some(port) = port {

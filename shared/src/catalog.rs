@@ -239,10 +239,13 @@ impl Service {
         plan.bindable.unwrap_or(self.bindable)
     }
 
-    /// Whether instances of one of its plans can change to another plan.
+    /// Whether instances of the plan with this id can change to another plan. A plan that is not on offer any more says
+    /// nothing about that: the service does.
     #[must_use]
-    pub fn changes_plan_of(&self, plan: &Plan) -> bool {
-        plan.plan_updateable.unwrap_or(self.plan_updateable)
+    pub fn lets_leave(&self, plan_id: &str) -> bool {
+        self.plan(plan_id)
+            .and_then(|plan| plan.plan_updateable)
+            .unwrap_or(self.plan_updateable)
     }
 }
 

@@ -6,7 +6,7 @@
 //! it cannot fail on ownership, because objects belong to the owner role.
 //! **Assumes.** `password_encryption` is SCRAM; nobody but the broker has the superuser's password.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
-use crate::cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER};
+use crate::{
+    cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER},
+    decide::dynamic_configuration::{STANDBY_LIMITS, VERSION},
+};
 
 /// The database that bindings lead to.
 pub const DATABASE: &str = "app";
@@ -59,6 +62,18 @@ pub enum Login {
     Withdrawn,
 }
 
+/// What one node's PostgreSQL runs with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeSettings {
+    /// The value of [`VERSION`](crate::decide::dynamic_configuration::VERSION) in the configuration that it has loaded; empty
+    /// when there was none in it.
+    pub version: String,
+    /// Whether a parameter that it has loaded takes a restart.
+    pub pending: bool,
+    /// The values of those parameters that must not be lower on a standby than on its primary, by name.
+    pub limits: BTreeMap<String, i64>,
+}
+
 /// Why PostgreSQL did not do what was asked, as a sentence without secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -85,6 +100,8 @@ pub trait Databases: Send + Sync {
     ) -> Result<Login, DatabaseError>;
     /// Takes the login away for good and ends its sessions.
     async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError>;
+    /// Asks a node, primary or standby, what it runs with; the door is the node's own.
+    async fn settings(&self, door: &Door) -> Result<NodeSettings, DatabaseError>;
 }
 
 /// PostgreSQL over the network.
@@ -185,6 +202,24 @@ impl Databases for PostgresDatabases {
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
             client.query(sql, &[&role]).await.map_err(explain)?;
             Ok(())
+        })
+        .await
+    }
+
+    async fn settings(&self, door: &Door) -> Result<NodeSettings, DatabaseError> {
+        with_session(door, async |client| {
+            let sql = "SELECT coalesce(current_setting($1, true), ''), \
+                       EXISTS (SELECT FROM pg_settings WHERE pending_restart)";
+            let row = client.query_one(sql, &[&VERSION]).await.map_err(explain)?;
+            let (version, pending) = (row.get(0), row.get(1));
+            let names: Vec<&str> = STANDBY_LIMITS.iter().map(|(name, _)| *name).collect();
+            let sql = "SELECT name::text, setting::bigint FROM pg_settings WHERE name = ANY($1)";
+            let rows = client.query(sql, &[&names]).await.map_err(explain)?;
+            Ok(NodeSettings {
+                version,
+                pending,
+                limits: rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            })
         })
         .await
     }

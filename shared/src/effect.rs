@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use crate::{
+    database::NodeSettings,
     ids::{NodeId, Port},
     store::Index,
 };
@@ -36,8 +37,17 @@ pub enum Effect {
     Prepare,
     /// Ask the leader who streams from it, for Patroni 3 does not write that into the member keys.
     AskReplication,
+    /// Ask each node's PostgreSQL what it runs with: Patroni does not publish which configuration a member has taken over.
+    AskSettings,
     /// Change Patroni's dynamic configuration.
     Configure(Map<String, Value>),
+    /// Restart the PostgreSQL of a node, provided that this is still pending and the node still has this role.
+    Restart {
+        /// The node.
+        node: NodeId,
+        /// Its role as it publishes it.
+        role: String,
+    },
     /// Hand the leadership over, from one member to another that streams.
     Switchover {
         /// Who leads now.
@@ -66,6 +76,15 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// Whether nodes may run with other settings afterwards.
+    #[must_use]
+    pub fn touches_settings(&self) -> bool {
+        matches!(
+            self,
+            Self::Configure(_) | Self::Restart { .. } | Self::Switchover { .. }
+        )
+    }
+
     /// Whether the cluster may look different afterwards, so that it has to be observed again.
     #[must_use]
     pub fn touches_cluster(&self) -> bool {
@@ -74,6 +93,7 @@ impl Effect {
             Self::Remove(_)
                 | Self::Forget(_)
                 | Self::Configure(_)
+                | Self::Restart { .. }
                 | Self::Switchover { .. }
                 | Self::ClearScope { .. }
         )
@@ -99,6 +119,8 @@ pub struct Facts {
     pub prepared: Option<Result<(), String>>,
     /// Who streams from the leader, by member name and state.
     pub replication: Option<BTreeMap<String, String>>,
+    /// What each node's PostgreSQL runs with, of those that answered.
+    pub settings: Option<BTreeMap<NodeId, NodeSettings>>,
     /// The allocation and the owner key are gone, as are the projections.
     pub port_released: bool,
     /// All bindings are gone.

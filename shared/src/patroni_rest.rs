@@ -14,6 +14,8 @@ use crate::{cell_api::REST_USER, cells};
 const READ_LIMIT: Duration = Duration::from_secs(3);
 /// A switchover answers after 2 to 3 s (patroni-reference.md, REST).
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(15);
+/// Patroni answers when PostgreSQL runs again, and goes on when nobody waits any more.
+const RESTART_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the broker asks of Patroni. Errors are sentences: none of them decides anything, the next look at etcd does.
 #[async_trait]
@@ -27,6 +29,9 @@ pub trait PatroniClient: Send + Sync {
         password: &SecretString,
         patch: &Map<String, Value>,
     ) -> Result<(), String>;
+    /// Restarts the PostgreSQL of the member that answers at `api`, provided that Patroni still holds a restart for pending
+    /// and the member still has this role, so that a late call restarts nothing that does not need it.
+    async fn restart(&self, api: &str, password: &SecretString, role: &str) -> Result<(), String>;
     /// Hands the leadership from one member to another; both are named, so that a late call cannot demote a third.
     async fn switchover(
         &self,
@@ -119,6 +124,18 @@ impl PatroniClient for HttpPatroni {
             .send()
             .await;
         checked(sent, "changing Patroni's configuration").await.map(drop)
+    }
+
+    async fn restart(&self, api: &str, password: &SecretString, role: &str) -> Result<(), String> {
+        let sent = self
+            .client
+            .post(format!("{api}/restart"))
+            .basic_auth(REST_USER, Some(password.expose_secret()))
+            .timeout(RESTART_LIMIT)
+            .json(&json!({ "restart_pending": true, "role": role }))
+            .send()
+            .await;
+        checked(sent, "restart").await.map(drop)
     }
 
     async fn switchover(

@@ -64,6 +64,14 @@ pub struct Record {
     /// `None` in a record of an earlier broker: what is usual ([`Failover::usual`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failover: Option<Failover>,
+    /// The plan that it comes from, while an update brings it to `request.plan_id`, and after one that has failed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan_change: Option<PlanChange>,
+    /// Which settings all nodes are known to run with (the plan's, by
+    /// [`dynamic_configuration::version`](crate::decide::dynamic_configuration::version)); `None`: not known, also in a
+    /// record of an earlier broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<String>,
     /// Which master key its passwords are derived from.
     pub master_key: String,
     /// Counted up when its passwords change.
@@ -109,6 +117,16 @@ impl Request {
         .filter_map(|(name, differs)| differs.then_some(name))
         .collect()
     }
+}
+
+/// An update to another plan that has not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanChange {
+    /// The plan that the platform knows the instance to have, until the change has succeeded.
+    pub from: String,
+    /// What the new plan says of dead leaders. It counts when the rest of the plan is in force: a replica may take over at
+    /// once only where commits wait for it already.
+    pub failover: Failover,
 }
 
 /// Whether the instance lives or is on its way out.
@@ -335,6 +353,24 @@ impl Record {
     pub fn to_json(&self) -> String {
         // Strings, numbers and maps with text keys only: serde_json cannot fail on them.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The plan that the platform knows the instance to have: a new one counts when the change to it has succeeded
+    /// (osb-reference.md, 6).
+    #[must_use]
+    pub fn known_plan(&self) -> &str {
+        self.plan_change
+            .as_ref()
+            .map_or(&self.request.plan_id, |change| &change.from)
+    }
+
+    /// The request with the plan that the platform knows.
+    #[must_use]
+    pub fn known_request(&self) -> Request {
+        Request {
+            plan_id: self.known_plan().to_owned(),
+            ..self.request.clone()
+        }
     }
 
     /// Nodes that are not on their way out.

@@ -8,7 +8,7 @@
 //! **Caveats.** Patroni is simulated as far as it decides about the life of an instance: its keys and their order, elections,
 //! the cloning of replicas. Data is one name for each cluster, and replicas are never behind.
 //!
-//! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `database`, `outside` (what calls to them do); [`Process`] and `wire` (what one
+//! The parts: `world` (time and everything outside handlers), `cell`, `patroni`, `settings`, `database`, `outside` (what calls to them do); [`Process`] and `wire` (what one
 //! handler sees of the world, and what befalls it), [`Handler`] (its requests), [`Schedule`] (many at once, from a seed),
 //! [`story`] (operations that tests disturb) and `steps` (at each of their steps), [`audit`] (what must hold); `ground` (where
 //! the keys are), and [`stand_in`] (the world's cells for brokers that are processes of their own).
@@ -27,6 +27,7 @@ mod outside;
 mod patroni;
 mod process;
 mod schedule;
+mod settings;
 pub mod stand_in;
 mod steps;
 pub mod story;

@@ -131,14 +131,8 @@ fn a_plan_goes_before_its_service() {
     let [small, large] = &service.plans[..] else {
         panic!("two plans");
     };
-    assert_eq!(
-        (service.binds(small), service.changes_plan_of(small)),
-        (false, true)
-    );
-    assert_eq!(
-        (service.binds(large), service.changes_plan_of(large)),
-        (true, false)
-    );
+    assert_eq!((service.binds(small), service.lets_leave("p1")), (false, true));
+    assert_eq!((service.binds(large), service.lets_leave("p2")), (true, false));
 }
 
 /// Numbers as JSON writes them, cells, and anything else in their place.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     Decision, Situation, departure, describe, dynamic_configuration, end,
     placement::{self, CellView, Wanted},
+    restarts::{self, NextRestart},
     shortcomings::{self, Shortcoming},
     tell, whereabouts,
 };
@@ -61,6 +62,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         }
         departure::thin_out(&mut record, situation);
     }
+    restarts::take_in(&mut record, situation);
 
     let missing = shortcomings::of(&record, situation);
     let blocks = |shortcoming: &&Shortcoming| match shortcoming {
@@ -72,6 +74,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         _ => true,
     };
     if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
+        if let Some(change) = record.plan_change.take() {
+            record.failover = Some(change.failover);
+        }
         let description = describe::cluster(&record, situation.cluster);
         end(&mut record, OperationState::Succeeded, description, situation.now);
         effects.extend(settle(&record));
@@ -132,8 +137,11 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
                 | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
                 // A handler that stood still while the cluster grew may have made it quick again. What else the plan says
                 // today comes into force with an update, which the record then tells of.
+                // Nor may what a handler that stood still has made of another plan's settings stay.
                 Shortcoming::Settings { patch } => {
-                    effects.extend(dynamic_configuration::slower(patch).map(Effect::Configure));
+                    let whole = restarts::are_disturbed(record, situation).then(|| patch.clone());
+                    let mend = whole.or_else(|| dynamic_configuration::slower(patch));
+                    effects.extend(mend.map(Effect::Configure));
                     false
                 }
                 _ => false,
@@ -395,6 +403,7 @@ fn question(shortcoming: &Shortcoming, record: &Record, situation: &Situation<'_
     let facts = situation.facts;
     match shortcoming {
         Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
+        Shortcoming::NotLoaded { .. } if facts.settings.is_none() => Some(Effect::AskSettings),
         Shortcoming::PortNotReady { .. } if record.port.owned().is_some() && facts.prepared.is_none() => {
             Some(Effect::Prepare)
         }
@@ -423,9 +432,9 @@ fn remedy(
                 .is_some_and(|placed| may_be_asked_again(placed, situation.now));
             (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
-        Shortcoming::NotStreaming { .. } | Shortcoming::PortNotReady { .. } => {
-            question(shortcoming, record, situation)
-        }
+        Shortcoming::NotStreaming { .. }
+        | Shortcoming::PortNotReady { .. }
+        | Shortcoming::NotLoaded { .. } => question(shortcoming, record, situation),
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
                 // A node that goes does not make the cluster grow, and its cell may be away for long.
@@ -444,6 +453,10 @@ fn remedy(
                 dynamic_configuration::patch(current, &dynamic_configuration::while_growing(situation.plan?));
             (!quick.is_empty()).then_some(Effect::Configure(quick))
         }
+        Shortcoming::RestartPending { .. } => match restarts::next(missing, record, situation)? {
+            NextRestart::InPlace(node) => restarts::in_place(node, situation),
+            NextRestart::AfterHandover => hand_over(1, missing, record, situation),
+        },
         Shortcoming::LeaderLeaves => hand_over(1, missing, record, situation),
         Shortcoming::LeaderElsewhere { .. } => hand_over(record.node_count, missing, record, situation),
         _ => None,

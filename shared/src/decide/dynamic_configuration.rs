@@ -1,12 +1,26 @@
 //! Patroni's dynamic configuration: what the plan wants and what there is.
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::catalog;
 
 /// `loop_wait` in seconds while a cluster grows. Nearly all of the time to start a cluster is spent waiting for the next
 /// loop; with 1 Patroni never waits on the leader key and would be slower again (patroni-reference.md, Failover).
 const LOOP_WAIT_WHILE_GROWING: u32 = 2;
+
+/// The parameter of PostgreSQL by which a node tells which settings it has loaded. PostgreSQL gives it no meaning.
+pub const VERSION: &str = "patroni_broker.settings";
+
+/// The parameters that must not be lower on a standby than on its primary (PostgreSQL's documentation, "Administrator's
+/// Overview" of hot standby), with what Patroni takes where its configuration does not name them.
+pub const STANDBY_LIMITS: [(&str, i64); 5] = [
+    ("max_connections", 100),
+    ("max_locks_per_transaction", 64),
+    ("max_prepared_transactions", 0),
+    ("max_wal_senders", 10),
+    ("max_worker_processes", 8),
+];
 
 /// What a plan wants of Patroni, by the names of Patroni's documentation ("Dynamic Configuration Settings").
 #[must_use]
@@ -26,10 +40,47 @@ pub fn of_plan(plan: &catalog::Cluster) -> Map<String, Value> {
             "parameters": plan.postgresql_parameters,
         },
     });
-    match settings {
+    let version = hex_digest(&settings);
+    let mut settings = match settings {
         Value::Object(settings) => settings,
         _ => Map::new(),
+    };
+    if let Some(parameters) = settings
+        .get_mut("postgresql")
+        .and_then(|it| it.get_mut("parameters"))
+    {
+        parameters[VERSION] = json!(version);
     }
+    settings
+}
+
+/// Enough of a digest to tell configurations apart.
+fn hex_digest(settings: &Value) -> String {
+    let digest = Sha256::digest(settings.to_string());
+    digest
+        .iter()
+        .take(8)
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// Which settings a configuration holds, the plan's or Patroni's: the same for the same settings of a plan, whoever asks.
+#[must_use]
+pub fn version(configuration: &Map<String, Value>) -> Option<&str> {
+    parameter(configuration, VERSION)?.as_str()
+}
+
+fn parameter<'c>(configuration: &'c Map<String, Value>, name: &str) -> Option<&'c Value> {
+    parameters(configuration)?.get(name)
+}
+
+/// What a configuration says of one of the [`STANDBY_LIMITS`].
+#[must_use]
+pub fn limit(configuration: &Map<String, Value>, name: &str, usual: i64) -> i64 {
+    let number = |value: &Value| match value {
+        Value::String(text) => text.trim().parse().ok(),
+        other => other.as_i64(),
+    };
+    parameter(configuration, name).and_then(number).unwrap_or(usual)
 }
 
 /// The plan's configuration, made quick for as long as nodes are being added.
@@ -48,14 +99,35 @@ pub fn slower(patch: &Map<String, Value>) -> Option<Map<String, Value>> {
 }
 
 /// What must be patched into `current` so that it holds everything in `wanted`; empty when it does already.
-/// Settings that `wanted` does not name are left alone: Patroni adds its own.
+/// Settings that `wanted` does not name are left alone, for Patroni adds its own; but of PostgreSQL's parameters those go
+/// that it does not name, which are another plan's.
 #[must_use]
 pub fn patch(current: &Value, wanted: &Map<String, Value>) -> Map<String, Value> {
+    let mut patch = difference(current, wanted);
+    let there = current.as_object().and_then(parameters);
+    let (Some(there), Some(wanted)) = (there, parameters(wanted)) else {
+        return patch;
+    };
+    let foreign: Vec<&String> = there.keys().filter(|name| !wanted.contains_key(*name)).collect();
+    if !foreign.is_empty() {
+        let postgresql = patch.entry("postgresql").or_insert_with(|| json!({}));
+        for name in foreign {
+            postgresql["parameters"][name] = Value::Null;
+        }
+    }
+    patch
+}
+
+fn parameters(configuration: &Map<String, Value>) -> Option<&Map<String, Value>> {
+    configuration.get("postgresql")?.get("parameters")?.as_object()
+}
+
+fn difference(current: &Value, wanted: &Map<String, Value>) -> Map<String, Value> {
     let mut patch = Map::new();
     for (name, value) in wanted {
         match (current.get(name), value) {
             (Some(is), Value::Object(wanted)) if is.is_object() => {
-                let inner = self::patch(is, wanted);
+                let inner = difference(is, wanted);
                 if !inner.is_empty() {
                     patch.insert(name.clone(), Value::Object(inner));
                 }
@@ -90,6 +162,31 @@ mod tests {
             Value::Object(patch),
             json!({"loop_wait": 10, "postgresql": {"parameters": {"max_connections": 200}}})
         );
+    }
+
+    #[test]
+    fn parameters_of_another_plan_go() {
+        let current = json!({"loop_wait": 10, "pause": true, "postgresql": {"parameters": {"work_mem": "8MB", "jit": "off"}}});
+        let wanted = object(&json!({"loop_wait": 10, "postgresql": {"parameters": {"jit": "off"}}}));
+        assert_eq!(
+            Value::Object(patch(&current, &wanted)),
+            json!({"postgresql": {"parameters": {"work_mem": null}}})
+        );
+    }
+
+    #[test]
+    fn limits_are_read_as_numbers_and_as_texts() {
+        let configuration = object(
+            &json!({"postgresql": {"parameters": {"max_connections": "200", "max_wal_senders": 5, "max_worker_processes": true}}}),
+        );
+        let limits = [
+            ("max_connections", 200),
+            ("max_wal_senders", 5),
+            ("max_worker_processes", 8),
+        ];
+        for (name, expected) in limits {
+            assert_eq!(limit(&configuration, name, 8), expected);
+        }
     }
 
     #[test]

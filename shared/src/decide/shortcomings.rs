@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     cluster::Member,
-    decide::{Situation, dynamic_configuration, whereabouts},
+    decide::{Situation, dynamic_configuration, restarts, whereabouts},
     ids::{CellGuid, NodeId},
     record::{Phase, PortClaim, Record},
 };
@@ -70,6 +70,20 @@ pub enum Shortcoming {
         /// What must be patched.
         patch: Map<String, Value>,
     },
+    /// The node is not known to have taken the plan's settings over.
+    NotLoaded {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        cell: CellGuid,
+    },
+    /// The node must be restarted for the plan's settings.
+    RestartPending {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        cell: CellGuid,
+    },
     /// The node is to be removed and still there.
     NotGone {
         /// The node.
@@ -110,6 +124,18 @@ impl fmt::Display for Shortcoming {
                 write!(f, "the public port does not lead to the leader: {reason}")
             }
             Self::Settings { .. } => f.write_str("the plan's settings are not in force"),
+            Self::NotLoaded { node, cell } => {
+                write!(
+                    f,
+                    "node {node} on cell {cell} has not taken the plan's settings over"
+                )
+            }
+            Self::RestartPending { node, cell } => {
+                write!(
+                    f,
+                    "node {node} on cell {cell} is still to be restarted for the plan's settings"
+                )
+            }
             Self::NoPlan => f.write_str("the plan of this instance is not in the catalog any more"),
             Self::NotGone {
                 node, cell, reason, ..
@@ -203,6 +229,7 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
         if !patch.is_empty() {
             missing.push(Shortcoming::Settings { patch });
         }
+        missing.extend(restarts::missing(record, situation));
     }
     if situation.plan.is_none() {
         missing.push(Shortcoming::NoPlan);

@@ -103,7 +103,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
             "instances of this plan cannot be bound".to_owned(),
         ));
     }
-    if command.request.plan_id != record.request.plan_id {
+    if command.request.plan_id != record.known_plan() {
         return Err(Error::BadRequest(
             "the instance has another plan than this request names".to_owned(),
         ));

@@ -33,7 +33,7 @@ pub async fn fetch_instance(broker: &Broker, id: &InstanceId) -> Result<Instance
         return Err(Error::NotFound("there is no such instance".to_owned()));
     };
     check_stands(&record)?;
-    let request = record.request;
+    let request = record.known_request();
     Ok(Instance {
         service_id: request.service_id,
         plan_id: request.plan_id,

@@ -14,7 +14,7 @@ use crate::{
     broker::Broker,
     cells::Cell,
     decide::{
-        active,
+        active, dynamic_configuration,
         placement::{self, Wanted},
     },
     effect::{PortFact, StartAnswer},
@@ -114,6 +114,10 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         bootstrap_restarts: 0,
         scope_cleared: None,
         failover: Some(plan.cluster.failover),
+        plan_change: None,
+        // Its nodes are started with these.
+        settings: dynamic_configuration::version(&dynamic_configuration::of_plan(&plan.cluster))
+            .map(str::to_owned),
         master_key: broker.settings.master_keys.active().to_owned(),
         credential_generation: 1,
         operation: Some(operation.clone()),
@@ -193,10 +197,11 @@ async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<
     if under_way == Some(OperationKind::Update) {
         return Err(Error::Concurrency("the instance is being updated".to_owned()));
     }
-    if record.request != command.request {
+    let known = record.known_request();
+    if known != command.request {
         return Err(Error::Conflict(format!(
             "an instance with this id exists with another {}",
-            record.request.differences(&command.request).join(", ")
+            known.differences(&command.request).join(", ")
         )));
     }
     match (&record.operation, &record.last_operation) {

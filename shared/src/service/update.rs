@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Patience, begin, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, begin, limit, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -12,7 +12,7 @@ use crate::{
     ids::InstanceId,
     keyspace,
     parameters::{self, Wishes},
-    record::{Failover, Operation, OperationKind, OperationState, Record, State},
+    record::{Failover, Operation, OperationKind, OperationState, PlanChange, Record, State},
     store::StoreError,
 };
 
@@ -26,7 +26,7 @@ pub struct Update {
     pub instance: InstanceId,
     /// Its service.
     pub service_id: String,
-    /// The plan it shall have; `None`: as it is.
+    /// The plan it shall have; `None`: the one that the platform knows it to have.
     pub plan_id: Option<String>,
     /// The parameters to change; the others stay as they are.
     pub parameters: Map<String, Value>,
@@ -41,10 +41,10 @@ pub struct Update {
 }
 
 /// What the record shall say.
-struct Target {
+struct Target<'p> {
+    plan: &'p Plan,
     wishes: Wishes,
     parameters: Map<String, Value>,
-    failover: Failover,
 }
 
 /// What became of it.
@@ -94,6 +94,7 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         let (wishes, parameters) = target(command, record, plan)?;
         let as_asked = (record.node_count, &record.cells) == (wishes.node_count, &wishes.cells)
             && record.request.parameters == parameters
+            && record.request.plan_id == plan.id
             && is_maintained(command, record);
         if let Some(operation) = &record.operation
             && operation.kind == OperationKind::Update
@@ -119,9 +120,9 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         }
         check_room(broker, record, &wishes).await?;
         let target = Target {
+            plan,
             wishes,
             parameters,
-            failover: plan.cluster.failover,
         };
         if let Some(updated) = begin_update(broker, command, current, target).await? {
             return Ok(updated);
@@ -143,7 +144,8 @@ async fn only_context(
         let Some(Current { record, index }) = read_record(broker, &command.instance).await? else {
             return Err(Error::NotFound("there is no such instance".to_owned()));
         };
-        let same_plan = plan_of(broker, command, &record).is_ok();
+        let plan = command.plan_id.as_deref().unwrap_or(record.known_plan());
+        let same_plan = record.request.service_id == command.service_id && record.request.plan_id == plan;
         if !same_plan || !is_maintained(command, &record) {
             return Ok(false);
         }
@@ -201,7 +203,7 @@ async fn begin_update(
     broker: &Broker,
     command: &Update,
     current: Current,
-    target: Target,
+    target: Target<'_>,
 ) -> Result<Option<Updated>, Error> {
     let Current { record, index } = current;
     let description = record
@@ -209,29 +211,19 @@ async fn begin_update(
         .as_ref()
         .map(|last| last.description.clone())
         .unwrap_or_default();
-    let operation = begin(
+    let mut next = changed(record, command, target);
+    let mut operation = begin(
         broker,
         OperationKind::Update,
-        &record.request,
+        &next.request,
         description,
         command.originating_identity.clone(),
     );
-    mark(broker, &command.instance, record.incarnation, &operation).await?;
-    let Target {
-        wishes: Wishes { node_count, cells },
-        parameters,
-        failover,
-    } = target;
-    let mut next = Record {
-        node_count,
-        cells,
-        failover: Some(failover),
-        operation: Some(operation.clone()),
-        ..record
-    };
-    next.request.parameters = parameters;
-    next.context = command.context.clone().unwrap_or(next.context);
-    next.maintenance_version = command.maintenance_version.clone().or(next.maintenance_version);
+    // Nobody says by which of the two plans the platform polls.
+    let known = limit(broker, OperationKind::Update, &next.known_request());
+    operation.deadline = operation.deadline.min(operation.started + known);
+    mark(broker, &command.instance, next.incarnation, &operation).await?;
+    next.operation = Some(operation.clone());
     let key = keyspace::record(&command.instance);
     match broker
         .store
@@ -241,7 +233,7 @@ async fn begin_update(
         Ok(index) => {
             mark_if_late(broker, &command.instance, next.incarnation, &operation).await?;
             tracing::info!(
-                instance = %command.instance, operation = %operation.id, node_count,
+                instance = %command.instance, operation = %operation.id, next.node_count, plan = next.request.plan_id,
                 identity = command.originating_identity, "update accepted"
             );
             // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
@@ -256,6 +248,42 @@ async fn begin_update(
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// The record as the request wants it.
+fn changed(record: Record, command: &Update, target: Target<'_>) -> Record {
+    let Target {
+        plan,
+        wishes: Wishes { node_count, cells },
+        parameters,
+    } = target;
+    let known = record.known_plan().to_owned();
+    let changes_plan = record.request.plan_id != plan.id || record.plan_change.is_some();
+    let failover = plan.cluster.failover;
+    let mut next = Record {
+        node_count,
+        cells,
+        // What loses nothing counts at once; the rest when the plan is in force.
+        failover: match failover {
+            Failover::Promote if changes_plan => record.failover,
+            failover => Some(failover),
+        },
+        plan_change: changes_plan.then_some(PlanChange {
+            from: known,
+            failover,
+        }),
+        ..record
+    };
+    next.request.plan_id.clone_from(&plan.id);
+    next.request.parameters = parameters;
+    next.context = command.context.clone().unwrap_or(next.context);
+    let offered = plan.maintenance_info.as_ref().map(|info| info.version.clone());
+    next.maintenance_version = if changes_plan {
+        offered
+    } else {
+        command.maintenance_version.clone().or(next.maintenance_version)
+    };
+    next
 }
 
 async fn finish(broker: &Broker, command: &Update, operation: &Operation) -> Result<Updated, Error> {
@@ -276,23 +304,20 @@ fn check(command: &Update, plan: &Plan) -> Result<(), Error> {
     parameters::check_maintenance(command.maintenance_version.as_deref(), plan)
 }
 
+/// The plan that the instance shall have.
 fn plan_of<'b>(broker: &'b Broker, command: &Update, record: &Record) -> Result<&'b Plan, Error> {
     if record.request.service_id != command.service_id {
         return Err(Error::BadRequest(
             "the instance is of another service than this request names".to_owned(),
         ));
     }
-    if command
-        .plan_id
-        .as_ref()
-        .is_some_and(|plan_id| *plan_id != record.request.plan_id)
-    {
+    let known = record.known_plan();
+    let wanted = command.plan_id.as_deref().unwrap_or(known);
+    let (service, plan) = broker.settings.catalog.plan(&command.service_id, wanted)?;
+    // The way back from a change that has failed is open in any case: for the platform it is none.
+    if wanted != known && !service.lets_leave(known) {
         return Err(Error::PlanChangeNotSupported);
     }
-    let (_, plan) = broker
-        .settings
-        .catalog
-        .plan(&record.request.service_id, &record.request.plan_id)?;
     Ok(plan)
 }
 
@@ -301,11 +326,28 @@ fn target(command: &Update, record: &Record, plan: &Plan) -> Result<(Wishes, Map
     let mut merged = record.request.parameters.clone();
     merged.extend(command.parameters.clone());
     // Without a count in the request the instance keeps the one it has, also when the plan's default, or most, has changed.
-    let mut wishes = parameters::wishes(&command.parameters, plan, record.node_count)?;
+    // Another plan comes with its own count, unless the user has asked for one.
+    let usual = if record.request.plan_id == plan.id {
+        record.node_count
+    } else {
+        parameters::wishes(&merged, plan, plan.cluster.nodes.default)
+            .map_err(|_| too_many(record, plan))?
+            .node_count
+    };
+    let mut wishes = parameters::wishes(&command.parameters, plan, usual)?;
     if !command.parameters.contains_key(parameters::CELLS) {
         wishes.cells.clone_from(&record.cells);
     }
     Ok((wishes, merged))
+}
+
+/// Nodes that a user has asked for are not taken away by a change of the plan alone.
+fn too_many(record: &Record, plan: &Plan) -> Error {
+    Error::Unprocessable(format!(
+        "the instance was asked to have {} nodes, and the plan '{}' allows {} at most: \
+         name the number that it shall have (node-count) in the same request",
+        record.node_count, plan.name, plan.cluster.nodes.max
+    ))
 }
 
 /// Would there be a cell for each node that is to be added? Asked before anything is written.

@@ -1,10 +1,12 @@
 //! Safety rules of design.md, 4 and 5, broken on purpose: a simulation that does not notice is worth nothing.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use shared::{
     cluster::{Cluster, Member},
-    decide::{Decision, Situation, decide},
-    effect::Facts,
+    decide::{Decision, Situation, decide, dynamic_configuration},
+    effect::{Effect, Facts},
     record::{Phase, Record, State},
 };
 
@@ -65,6 +67,12 @@ pub enum Bug {
     LooksOnceAtTheScope,
     /// 5: an operation that takes too long goes on for ever.
     KnowsNoDeadline,
+    /// The leader is restarted before the replicas.
+    RestartsTheLeaderFirst,
+    /// Nodes are restarted whether they still need it or not.
+    RestartsUnconditionally,
+    /// Nodes are taken for settled that have not taken the settings over.
+    TakesSettingsForLoaded,
 }
 
 /// Those that come to light by chance. The others need a situation of their own.
@@ -171,7 +179,7 @@ impl Bug {
                     .nodes
                     .iter()
                     .filter(|(_, node)| node.phase == Phase::Leaving);
-                let removes = leaving.map(|(id, _)| shared::effect::Effect::Remove(*id));
+                let removes = leaving.map(|(id, _)| Effect::Remove(*id));
                 decision.effects.extend(removes);
                 decision
             },
@@ -229,6 +237,26 @@ impl Bug {
                     presence.destroyed = presence
                         .missing_since
                         .filter(|since| situation.now.duration_since(*since) > situation.replace_after);
+                }
+                with_facts(situation, &facts)
+            },
+            Self::RestartsTheLeaderFirst => |situation| {
+                let mut decision = decide(situation);
+                let leader = situation.cluster.running_leader();
+                let leader = leader.and_then(|(name, member)| Some((name.parse().ok()?, &member.role)));
+                for effect in &mut decision.effects {
+                    if let (Effect::Restart { node, role }, Some((leads, its_role))) = (effect, leader) {
+                        *node = leads;
+                        role.clone_from(its_role);
+                    }
+                }
+                decision
+            },
+            Self::TakesSettingsForLoaded => |situation| {
+                let mut facts = situation.facts.clone();
+                let version = situation.plan.and_then(dynamic_configuration::version);
+                for settings in facts.settings.iter_mut().flat_map(BTreeMap::values_mut) {
+                    version.unwrap_or_default().clone_into(&mut settings.version);
                 }
                 with_facts(situation, &facts)
             },

@@ -176,11 +176,28 @@ impl Handler {
         self.change(id, parameters).await
     }
 
+    /// PATCH of an instance to another plan.
+    ///
+    /// # Errors
+    /// As [`update::update`].
+    pub async fn change_plan(&self, id: &InstanceId, plan: &str) -> Result<Updated, Error> {
+        self.change_to(id, Some(plan), Map::new()).await
+    }
+
     async fn change(&self, id: &InstanceId, parameters: Map<String, Value>) -> Result<Updated, Error> {
+        self.change_to(id, None, parameters).await
+    }
+
+    async fn change_to(
+        &self,
+        id: &InstanceId,
+        plan: Option<&str>,
+        parameters: Map<String, Value>,
+    ) -> Result<Updated, Error> {
         let command = Update {
             instance: id.clone(),
             service_id: "s1".to_owned(),
-            plan_id: None,
+            plan_id: plan.map(str::to_owned),
             parameters,
             context: None,
             maintenance_version: None,

@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 use shared::{
     cell_api::{NodeState, NodeStatus, REST_USER, StartNode},
     cells::RemoveAnswer,
-    database::{DatabaseError, Door, Login},
+    database::{DatabaseError, Door, Login, NodeSettings},
     effect::StartAnswer,
-    ids::{CellGuid, NodeId},
+    ids::{CellGuid, InstanceId, NodeId},
     keyspace,
     record::{Record, State},
     store::Read,
@@ -199,6 +199,84 @@ impl World {
             now(self.store.compare_and_swap(&key, &config, entry.index, None))
                 .map_err(|error| error.to_string())?;
             Ok(())
+        })
+    }
+
+    /// Restarts a node's PostgreSQL, `conditionally` if that is pending, as Patroni does.
+    pub(super) fn restart(
+        &self,
+        api: &str,
+        password: &str,
+        role: &str,
+        conditionally: bool,
+    ) -> Result<(), String> {
+        let (id, leads, wrong) = self.at_api(api, |state, patroni| {
+            if patroni.restapi_password != password {
+                return Err(format!("401 for {REST_USER}"));
+            }
+            let own = if patroni.is_primary() {
+                ["master", "primary"]
+            } else {
+                ["replica"; 2]
+            };
+            let pending = patroni.settings.is_pending();
+            if !own.contains(&role) || (conditionally && !pending) {
+                return Err("503 restart conditions are not satisfied".to_owned());
+            }
+            let nodes = || state.cells.values().flat_map(Cell::running);
+            let others = || nodes().filter(|other| other.id != patroni.id && other.data == patroni.data);
+            let too_small = |other: &Patroni| !other.settings.bears(&patroni.settings);
+            let mut wrong = Vec::new();
+            if !pending {
+                wrong.push(format!("{} was restarted and did not need it", patroni.id.node));
+            }
+            if patroni.is_primary() && others().any(too_small) {
+                wrong.push(format!(
+                    "{} was restarted before replicas that have less",
+                    patroni.id.node
+                ));
+            }
+            Ok((patroni.id.clone(), patroni.is_primary(), wrong))
+        })?;
+        for wrong in wrong {
+            self.blame(wrong);
+        }
+        self.note(if leads {
+            "node: leader restarted"
+        } else {
+            "node: replica restarted"
+        });
+        self.at_cell(&id.cell, |cell| {
+            if let Some(held) = cell.nodes.get_mut(&id.node) {
+                held.patroni.restart();
+            }
+        });
+        Ok(())
+    }
+
+    /// What the PostgreSQL at an address says that it runs with.
+    pub(super) fn settings(&self, door: &Door) -> Result<NodeSettings, DatabaseError> {
+        use secrecy::ExposeSecret;
+        let address = format!("{}:{}", door.host, door.port);
+        self.with(|state| {
+            let mut nodes = state.cells.values().flat_map(Cell::running);
+            let node = nodes.find(|patroni| patroni.address() == address && patroni.answers());
+            let node = node.ok_or_else(|| DatabaseError("connection refused".to_owned()))?;
+            if node.superuser_password != door.password.expose_secret() {
+                return Err(DatabaseError("password authentication failed".to_owned()));
+            }
+            Ok(node.settings.told())
+        })
+    }
+
+    /// With how many connections each node of an instance runs, and whether it is to be restarted.
+    #[must_use]
+    pub fn run_with(&self, id: &InstanceId) -> Vec<(i64, bool)> {
+        self.with(|state| {
+            let nodes = state.cells.values().flat_map(Cell::running);
+            let own = nodes.filter(|patroni| patroni.id.instance == *id);
+            own.map(|patroni| (patroni.settings.runs, patroni.settings.is_pending()))
+                .collect()
         })
     }
 

@@ -9,10 +9,12 @@ use shared::{
     store::{Entry, Read, Store},
 };
 
-use super::{immediate::now, judgement::Identity};
+use super::{immediate::now, judgement::Identity, settings::Settings};
 
 /// Loops for `initdb`, and for a base backup.
 const WORK: u32 = 2;
+/// Loops for a restart of PostgreSQL.
+const RESTART: u32 = 2;
 /// Time to live of the leader key and of member keys.
 const TTL: Duration = Duration::from_secs(30);
 
@@ -38,6 +40,9 @@ pub(super) struct Patroni {
     bootstrap_config: Map<String, Value>,
     timeline: u64,
     task: Task,
+    pub(super) settings: Settings,
+    /// Loops until its PostgreSQL runs again.
+    down: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +73,8 @@ impl Patroni {
             bootstrap_config: parameters.patroni_config.clone(),
             timeline: 1,
             task: Task::Waits,
+            settings: Settings::default(),
+            down: 0,
         }
     }
 
@@ -83,12 +90,32 @@ impl Patroni {
         }
     }
 
+    /// Where its PostgreSQL listens: under a name of its own, for a cell may have several.
+    pub(super) fn address(&self) -> String {
+        format!("{}:15000", self.id.node)
+    }
+
     pub(super) fn leads(&self) -> bool {
+        self.task == Task::Leads && self.down == 0
+    }
+
+    /// Whether it holds the leadership, be its PostgreSQL down.
+    pub(super) fn is_primary(&self) -> bool {
         self.task == Task::Leads
     }
 
+    /// Whether its PostgreSQL answers.
+    pub(super) fn answers(&self) -> bool {
+        matches!(self.task, Task::Leads | Task::Follows { .. }) && self.down == 0
+    }
+
+    /// Has its PostgreSQL restarted.
+    pub(super) fn restart(&mut self) {
+        self.down = RESTART;
+    }
+
     pub(super) fn streams(&self) -> bool {
-        self.task == Task::Follows { streams: true }
+        self.task == Task::Follows { streams: true } && self.down == 0
     }
 
     fn key(&self, name: &str) -> String {
@@ -106,7 +133,36 @@ impl Patroni {
             Some(leader) => self.follow(store, &leader.value),
             None => self.elect(store, fresh_system),
         }
+        if self.down > 0 {
+            self.down -= 1;
+            if self.down == 0 {
+                self.start(store);
+            }
+        }
         self.publish(store, version);
+        // Patroni takes a configuration over at the end of the loop in which it has read it.
+        if let Some(config) = self.configuration(store) {
+            self.settings.load(&config);
+        }
+    }
+
+    fn configuration(&self, store: &dyn Store) -> Option<Value> {
+        let config = self.read(store, "config")?;
+        serde_json::from_str(&config.value).ok()
+    }
+
+    /// Its PostgreSQL starts.
+    fn start(&mut self, store: &dyn Store) {
+        if let Some(config) = self.configuration(store) {
+            self.settings.load(&config);
+        }
+        let leader = self.read(store, "leader").map(|leader| leader.value);
+        let primary = leader
+            .filter(|leader| *leader != self.name())
+            .and_then(|leader| self.read(store, &format!("members/{leader}")))
+            .and_then(|entry| serde_json::from_str::<Value>(&entry.value).ok());
+        self.settings
+            .start(primary.and_then(|member| member["runs_with"].as_i64()));
     }
 
     fn hold(&mut self, store: &dyn Store, leader: &Entry) {
@@ -127,6 +183,7 @@ impl Patroni {
             .and_then(|entry| serde_json::from_str(&entry.value).ok())
             .filter(|member: &Value| member["state"] == "running");
         let timeline = source.as_ref().and_then(|member| member["timeline"].as_u64());
+        let before = self.task;
         self.task = match (&self.data, self.task) {
             _ if timeline.is_none() => Task::Waits,
             (Some(data), _) if Some(data) != system.as_ref() => Task::Waits,
@@ -143,6 +200,10 @@ impl Patroni {
         };
         if matches!(self.task, Task::Follows { .. }) {
             self.timeline = timeline.unwrap_or(self.timeline);
+        }
+        let starts = matches!(self.task, Task::Follows { .. }) && !matches!(before, Task::Follows { .. });
+        if starts && before != Task::Waits {
+            self.start(store);
         }
     }
 
@@ -181,6 +242,7 @@ impl Patroni {
         now(store.set(&self.key("config"), &config, None)).unwrap();
         self.data = Some(system);
         self.task = Task::Leads;
+        self.start(store);
     }
 
     fn publish(&self, store: &dyn Store, version: Version) {
@@ -189,6 +251,8 @@ impl Patroni {
             Version::Four => "primary",
         };
         let (state, role) = match self.task {
+            Task::Follows { .. } if self.down > 0 => ("restarting", "replica"),
+            Task::Leads if self.down > 0 => ("restarting", primary),
             Task::Waits => ("stopped", "uninitialized"),
             Task::Bootstraps { .. } => ("initializing new cluster", "uninitialized"),
             Task::Clones { .. } => ("creating replica", "uninitialized"),
@@ -196,12 +260,17 @@ impl Patroni {
             Task::Leads => ("running", primary),
         };
         let mut member = json!({
-            "conn_url": format!("postgres://{}:15000/postgres", self.id.cell),
+            "conn_url": format!("postgres://{}/postgres", self.address()),
             "api_url": format!("{}/patroni", self.api()),
             "state": state,
             "role": role,
             "timeline": self.timeline,
         });
+        if self.settings.is_pending() {
+            member["pending_restart"] = json!(true);
+        }
+        // What a standby finds in the write-ahead log.
+        member["runs_with"] = json!(self.settings.runs);
         if version == Version::Four && self.streams() {
             member["replication_state"] = json!("streaming");
         }

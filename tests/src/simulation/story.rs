@@ -23,6 +23,10 @@ pub enum Story {
     Shrink,
     /// Two nodes go to other cells.
     Move,
+    /// Three nodes come to a plan with larger settings.
+    Widen,
+    /// Three nodes come to a plan with smaller settings.
+    Narrow,
     /// Two nodes are taken away.
     Deprovision,
     /// An instance is taken away that was being made.
@@ -34,11 +38,13 @@ pub enum Story {
 }
 
 /// Those that are operations: anybody can carry them on.
-pub const STORIES: [Story; 6] = [
+pub const STORIES: [Story; 8] = [
     Story::Provision,
     Story::Grow,
     Story::Shrink,
     Story::Move,
+    Story::Widen,
+    Story::Narrow,
     Story::Deprovision,
     Story::DeprovisionHalfMade,
 ];
@@ -84,8 +90,18 @@ impl Story {
             Self::Provision => (0, 2),
             Self::Grow => (2, 3),
             Self::Shrink => (3, 2),
+            Self::Widen | Self::Narrow => (3, 3),
             Self::Move | Self::Bind | Self::Unbind => (2, 2),
             Self::Deprovision | Self::DeprovisionHalfMade => (2, 0),
+        }
+    }
+
+    /// The plan that it ends with, and with how many connections its nodes run then.
+    fn plan(self) -> (&'static str, i64) {
+        match self {
+            Self::Widen => ("wide", 200),
+            Self::Narrow => ("narrow", 50),
+            _ => ("p1", 100),
         }
     }
 
@@ -128,6 +144,10 @@ impl Story {
             Self::Provision => !matches!(handler.provision(&id(), 2).await?, Provisioned::Accepted { .. }),
             Self::Grow => !matches!(handler.update(&id(), 3).await?, Updated::Accepted { .. }),
             Self::Shrink => !matches!(handler.update(&id(), 2).await?, Updated::Accepted { .. }),
+            Self::Widen | Self::Narrow => {
+                let changed = handler.change_plan(&id(), self.plan().0).await?;
+                !matches!(changed, Updated::Accepted { .. })
+            }
             Self::Move => {
                 let moved = handler.relocate(&id(), 2, &cells(TO)).await?;
                 !matches!(moved, Updated::Accepted { .. })
@@ -157,6 +177,9 @@ impl Story {
             (Self::Provision, record) => record.is_some(),
             (Self::Grow, record) => record.is_some_and(|record| record.node_count == 3),
             (Self::Shrink, record) => record.is_some_and(|record| record.node_count == 2),
+            (Self::Widen | Self::Narrow, record) => {
+                record.is_some_and(|record| record.request.plan_id == self.plan().0)
+            }
             (Self::Move, record) => {
                 let wanted = cells(TO);
                 record.and_then(|record| record.cells).is_some_and(|cells| {
@@ -210,6 +233,16 @@ impl Story {
         let (before, after) = self.nodes();
         // What was being made goes on being made.
         assert_eq!(nodes, if begun { after } else { before }, "begun: {begun}");
+        if let Some(record) = world.record(&id()) {
+            let (plan, connections) = if begun { self.plan() } else { ("p1", 100) };
+            assert_eq!((record.known_plan(), &record.plan_change), (plan, &None));
+            let run_with = world.run_with(&id());
+            assert_eq!(
+                run_with,
+                vec![(connections, false); nodes],
+                "{self:?}, begun: {begun}"
+            );
+        }
         if self == Self::Move {
             let record = world.record(&id()).unwrap();
             let mut now: Vec<_> = record.nodes.values().map(|node| node.cell.to_string()).collect();

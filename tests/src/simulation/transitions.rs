@@ -16,6 +16,11 @@ pub(super) fn note(world: &World, before: Option<&Record>, after: Option<&Record
     if before.operation.is_some() && after.operation.is_none() {
         world.note(&after.last_operation.as_ref().map(state).unwrap_or_default());
     }
+    match (&before.plan_change, &after.plan_change) {
+        (None, Some(_)) => world.note("instance: another plan"),
+        (Some(_), None) => world.note("instance: plan in force"),
+        _ => {}
+    }
     if after.bootstrap_restarts > before.bootstrap_restarts {
         world.note("instance: bootstrap started over");
     }

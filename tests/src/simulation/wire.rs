@@ -14,7 +14,7 @@ use shared::{
     cell_api::{NodeStatus, StartNode},
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
-    database::{DatabaseError, Databases, Door, Login, NodePasswords},
+    database::{DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings},
     effect::StartAnswer,
     ids::{CellGuid, Incarnation, InstanceId, NodeId},
     patroni_rest::PatroniClient,
@@ -424,6 +424,15 @@ impl PatroniClient for Wire {
         self.call("configure Patroni", call, lost, lost).await
     }
 
+    async fn restart(&self, api: &str, password: &SecretString, role: &str) -> Result<(), String> {
+        let lost = || Err("Patroni did not answer".to_owned());
+        let name = format!("restart the {role} at {api}");
+        let (api, password, role) = (api.to_owned(), password.clone(), role.to_owned());
+        let conditionally = self.world.bug() != Some(Bug::RestartsUnconditionally);
+        let call = move |world: &World| world.restart(&api, password.expose_secret(), &role, conditionally);
+        self.call(&name, call, lost, lost).await
+    }
+
     async fn switchover(
         &self,
         api: &str,
@@ -456,6 +465,11 @@ impl Databases for Wire {
         let (door, role) = (door.clone(), role.to_owned());
         let call = move |world: &World| world.create_login(&door, &role);
         self.call("create login", call, silence, silence).await
+    }
+
+    async fn settings(&self, door: &Door) -> Result<NodeSettings, DatabaseError> {
+        self.pause().await;
+        self.world.settings(door)
     }
 
     async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {

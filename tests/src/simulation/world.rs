@@ -376,8 +376,12 @@ catalog:
   - id: s1
     name: postgresql
     description: about it
+    plan_updateable: true
     plans:
     - {{id: {plan}, name: small, description: less, cluster: {{nodes: {{default: 2, max: 5}}}}}}
+    - {{id: wide, name: wide, description: more, cluster: {{postgresql: {{parameters: {{max_connections: 200}}}}}}}}
+    - {{id: narrow, name: narrow, description: less, cluster: {{postgresql: {{parameters: {{max_connections: 50}}}}}}}}
+    - {{id: quiet, name: quiet, description: as many, cluster: {{postgresql: {{parameters: {{jit: false}}}}}}}}
 ",
             FIRST_PORT + ports - 1
         );

@@ -1,5 +1,7 @@
 //! Any situation at all, also ones that make no sense. Names come from small sets, so that they meet.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use proptest::{
     collection::{btree_map, btree_set, vec},
@@ -7,12 +9,13 @@ use proptest::{
     prelude::*,
     sample::{select, subsequence},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::fixture::{Case, at, cell, guid, node, plan, port};
 use crate::{
     cluster::{Cluster, Member},
+    database::NodeSettings,
     decide::placement::CellView,
     effect::{Facts, PortFact, StartAnswer},
     ids::{CellGuid, NodeId, OperationId, Port},
@@ -23,7 +26,38 @@ use crate::{
 
 /// Any situation, and more often than chance would have it one in which a cluster stands.
 pub(super) fn cases() -> impl Strategy<Value = Case> {
-    prop_oneof![4 => anything(), 1 => clusters_that_stand()]
+    prop_oneof![4 => anything(), 1 => clusters_that_stand(), 1 => clusters_that_change()]
+}
+
+/// A cluster that is brought to other settings, and nothing else is the matter with it.
+fn clusters_that_change() -> impl Strategy<Value = Case> {
+    (2u32..5, settings((1..=4).map(node).collect()), 0i64..900).prop_map(|(count, settings, now)| {
+        Case::update(count, count).after(now).with(|case| {
+            case.plan = plan_of_version("v2");
+            case.cluster.config = Some(Value::Object(case.plan.clone()));
+            case.facts.settings = settings;
+        })
+    })
+}
+
+/// The plan with settings of this version.
+fn plan_of_version(version: &str) -> Map<String, Value> {
+    let mut plan = plan();
+    let parameters = json!({"parameters": {"max_connections": 200, "patroni_broker.settings": version}});
+    plan.insert("postgresql".to_owned(), parameters);
+    plan
+}
+
+fn settings(ids: Vec<NodeId>) -> impl Strategy<Value = Option<BTreeMap<NodeId, NodeSettings>>> {
+    let version = prop_oneof![1 => Just("v1"), 9 => Just("v2")];
+    let limit = select(vec![100i64, 200, 300]);
+    let runs_with = (version, any::<bool>(), limit).prop_map(|(version, pending, limit)| NodeSettings {
+        version: version.to_owned(),
+        pending,
+        limits: [("max_connections".to_owned(), limit)].into(),
+    });
+    let of_all: Vec<_> = ids.into_iter().map(|id| (Just(id), runs_with.clone())).collect();
+    option::weighted(0.9, of_all.prop_map(BTreeMap::from_iter))
 }
 
 /// A cluster that nobody is at work on, some nodes of which do not report.
@@ -43,15 +77,15 @@ fn anything() -> impl Strategy<Value = Case> {
                 records(ids(seed)),
                 Just(cluster),
                 facts(ids(seed)),
-                Just(now),
-                Just(seed),
+                prop_oneof![2 => Just(plan()), 1 => Just(plan_of_version("v2"))],
+                (Just(now), Just(seed)),
             )
         })
-        .prop_map(|(record, cluster, facts, now, seed)| Case {
+        .prop_map(|(record, cluster, facts, plan, (now, seed))| Case {
             record,
             cluster,
             facts,
-            plan: plan(),
+            plan,
             now,
             seed,
         })
@@ -159,8 +193,9 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
         subsequence(ids, 0..4),
     );
     let states = prop_oneof![3 => Just(State::Active), 1 => Just(State::Deleting)];
+    let known = option::of(select(vec!["v1".to_owned(), "v2".to_owned()]));
     let how = (
-        states,
+        (states, known),
         any::<bool>(),
         times(),
         prop_oneof![0u32..5, Just(u32::MAX)],
@@ -174,7 +209,7 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
         // No id is both.
         record.retired.retain(|id| !record.nodes.contains_key(id));
         (
-            record.state,
+            (record.state, record.settings),
             record.bootstrapped,
             record.bootstrap_started,
             record.bootstrap_restarts,
@@ -219,6 +254,7 @@ fn members() -> impl Strategy<Value = Member> {
 fn clusters() -> impl Strategy<Value = Cluster> {
     let configurations = prop_oneof![
         3 => Just(Some(Value::Object(plan()))),
+        1 => select(vec!["v1", "v2"]).prop_map(|version| Some(Value::Object(plan_of_version(version)))),
         1 => select(vec![
             None,
             Some(Value::Null),
@@ -312,7 +348,11 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
     ];
     let streams = select(vec!["streaming".to_owned(), "catchup".to_owned()]);
     (
-        (option::of(views()), option::weighted(0.5, rolls())),
+        (
+            option::of(views()),
+            option::weighted(0.5, rolls()),
+            settings(ids.clone()),
+        ),
         port_facts(),
         btree_map(select(ids.clone()), answers(), 0..3),
         btree_set(select(ids.clone()), 0..5),
@@ -322,20 +362,23 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
     )
         .prop_map(
-            |((cells, roll), port, started, removed, not_removed, prepared, replication, done)| Facts {
-                cells,
-                roll,
-                port,
-                started,
-                removed,
-                not_removed,
-                prepared,
-                replication,
-                port_released: done.0,
-                bindings_dropped: done.1,
-                marked: done.3,
-                gone: done.2,
-                troubles: vec![],
+            |((cells, roll, settings), port, started, removed, not_removed, prepared, replication, done)| {
+                Facts {
+                    cells,
+                    roll,
+                    port,
+                    started,
+                    removed,
+                    not_removed,
+                    prepared,
+                    replication,
+                    settings,
+                    port_released: done.0,
+                    bindings_dropped: done.1,
+                    marked: done.3,
+                    gone: done.2,
+                    troubles: vec![],
+                }
             },
         )
 }

@@ -140,6 +140,8 @@ impl Case {
             scope_cleared: None,
             master_key: "k".to_owned(),
             failover: None,
+            plan_change: None,
+            settings: None,
             credential_generation: 1,
             operation: Some(operation(OperationKind::Provision)),
             last_operation: None,

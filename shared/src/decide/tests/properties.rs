@@ -321,7 +321,9 @@ proptest! {
             }
             Some(OperationState::InProgress) => prop_assert!(false, "ended in progress"),
             None => {
-                let asks = |effect: &Effect| matches!(effect, Effect::Prepare | Effect::AskReplication);
+                let asks = |effect: &Effect| {
+                    matches!(effect, Effect::Prepare | Effect::AskReplication | Effect::AskSettings)
+                };
                 prop_assert!(case.now < operation.deadline || decision.effects.iter().any(asks));
                 prop_assert_eq!(decision.record.operation.as_ref().map(|o| o.id), Some(operation.id));
                 prop_assert_eq!(&decision.record.last_operation, &case.record.last_operation);
@@ -333,7 +335,7 @@ proptest! {
     }
 
     #[test]
-    fn the_leadership_goes_from_one_that_leaves_to_one_that_streams(case in cases()) {
+    fn the_leadership_goes_from_one_that_leaves_or_is_to_be_restarted_to_one_that_streams(case in cases()) {
         let decision = case.decide();
         let lame: Vec<NodeId> = missing(&case, &decision).into_iter().filter_map(|one| match one {
             Shortcoming::NotRunning { node, .. } | Shortcoming::NotStreaming { node, .. } => Some(node),
@@ -343,10 +345,54 @@ proptest! {
             let Effect::Switchover { leader, candidate } = effect else { continue };
             prop_assert_eq!(Some(leader), case.cluster.leader.as_ref());
             let fitting = fitting(&case, &decision);
-            prop_assert!(fitting.iter().all(|id| id.to_string() != *leader));
+            let pending = |one: &Shortcoming| {
+                matches!(one, Shortcoming::RestartPending { node, .. } if node.to_string() == *leader)
+            };
+            let is_pending = missing(&case, &decision).iter().any(pending);
+            prop_assert!(is_pending || fitting.iter().all(|id| id.to_string() != *leader));
             let candidate: NodeId = candidate.parse().unwrap();
             prop_assert!(fitting.contains(&candidate));
             prop_assert!(!lame.contains(&candidate));
+        }
+    }
+
+    #[test]
+    fn one_node_at_a_time_is_restarted_that_needs_it_while_all_others_are_sound(case in cases()) {
+        let decision = case.decide();
+        let restarts: Vec<NodeId> = decision.effects.iter().filter_map(|effect| match effect {
+            Effect::Restart { node, .. } => Some(*node),
+            _ => None,
+        }).collect();
+        prop_assert!(restarts.len() <= 1);
+        let hands_over = decision.effects.iter().any(|effect| matches!(effect, Effect::Switchover { .. }));
+        for node in restarts {
+            prop_assert!(!hands_over);
+            prop_assert!(decision.record.operation.is_some());
+            let missing = missing(&case, &decision);
+            let is_pending = |one: &Shortcoming| matches!(one, Shortcoming::RestartPending { node: due, .. } if *due == node);
+            prop_assert!(missing.iter().any(is_pending));
+            let sound = shortcomings::sound(&decision.record, &case.situation());
+            prop_assert_eq!(sound.len(), staying(&decision.record));
+            // Where others could take over, the leader goes first only for what must not be more on a standby.
+            let settings = case.facts.settings.as_ref().unwrap();
+            let limit = |id: &NodeId| settings[id].limits["max_connections"];
+            prop_assert!(!case.cluster.is_led_by(node) || staying(&decision.record) == 1 || limit(&node) > 200);
+            // A replica that is too small for what comes is never behind the leader.
+            let too_small = |id: &NodeId| settings[id].pending && limit(id) < 200;
+            let mut replicas = decision.record.staying().map(|(id, _)| id).filter(|id| !case.cluster.is_led_by(*id));
+            prop_assert!(!case.cluster.is_led_by(node) || !replicas.any(|id| too_small(&id)));
+        }
+    }
+
+    #[test]
+    fn settings_are_known_only_of_nodes_that_have_all_said_so(case in cases()) {
+        let (before, after) = (&case.record.settings, case.decide().record.settings);
+        if after.is_some() && after != *before {
+            let settings = case.facts.settings.as_ref().unwrap();
+            for (id, _) in case.decide().record.staying() {
+                prop_assert_eq!(Some(&settings[&id].version), after.as_ref());
+                prop_assert!(!settings[&id].pending);
+            }
         }
     }
 
@@ -409,6 +455,8 @@ fn every_kind_of_effect_and_end_comes_up() {
         "Prepare",
         "AskReplication",
         "Configure",
+        "AskSettings",
+        "Restart",
         "Switchover",
         "ReleasePort",
         "DropBindings",

@@ -1,0 +1,119 @@
+//! What members of a cluster are asked for, over Patroni's REST API and in their PostgreSQL.
+//!
+//! **Guarantees.** A late call does nothing that is not called for any more: a switchover names both members, a restart happens
+//! only where Patroni holds one for pending.
+//! **Caveats.** A late patch of the configuration counts. What it has undone is mended by
+//! [`decide`](crate::decide), which knows what the nodes should run with ([`Record::settings`](crate::record::Record)).
+
+use std::collections::BTreeMap;
+
+use futures_util::future::join_all;
+use serde_json::{Map, Value};
+
+use super::{Finding, Scene};
+use crate::{
+    broker::Broker,
+    database::{Door, NodeSettings},
+    error::Error,
+    ids::NodeId,
+    master_keys::Kind,
+};
+
+/// Where the leader's REST API answers; `None` while nobody leads.
+fn leader_api(scene: Scene<'_>) -> Option<String> {
+    let (_, leader) = scene.cluster.running_leader()?;
+    leader.api.clone()
+}
+
+/// Who streams from the leader. Empty also when the leader does not say: it was asked then.
+pub(super) async fn replication(broker: &Broker, scene: Scene<'_>) -> BTreeMap<String, String> {
+    let Some(api) = leader_api(scene) else {
+        return BTreeMap::new();
+    };
+    let states = broker.patroni.replication(&api).await;
+    states.unwrap_or_else(|reason| {
+        tracing::warn!(instance = %scene.record.instance_id, reason, "the leader does not say who streams");
+        BTreeMap::new()
+    })
+}
+
+pub(super) async fn configure(
+    broker: &Broker,
+    scene: Scene<'_>,
+    patch: &Map<String, Value>,
+) -> Result<Finding, Error> {
+    let password = broker.password(scene.record, Kind::Rest)?;
+    let Some(api) = leader_api(scene) else {
+        return Ok(Finding::Nothing);
+    };
+    tracing::info!(instance = %scene.record.instance_id, patch = ?patch, "changing Patroni's configuration");
+    let done = broker.patroni.configure(&api, &password, patch).await;
+    Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
+}
+
+pub(super) async fn switchover(
+    broker: &Broker,
+    scene: Scene<'_>,
+    leader: &str,
+    candidate: &str,
+) -> Result<Finding, Error> {
+    let password = broker.password(scene.record, Kind::Rest)?;
+    let Some(api) = leader_api(scene) else {
+        return Ok(Finding::Nothing);
+    };
+    tracing::info!(instance = %scene.record.instance_id, %leader, %candidate, "handing the leadership over");
+    let done = broker
+        .patroni
+        .switchover(&api, &password, leader, candidate)
+        .await;
+    Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
+}
+
+pub(super) async fn restart(
+    broker: &Broker,
+    scene: Scene<'_>,
+    node: NodeId,
+    role: &str,
+) -> Result<Finding, Error> {
+    let password = broker.password(scene.record, Kind::Rest)?;
+    let api = scene.cluster.member(node).and_then(|member| member.api.clone());
+    let Some(api) = api else {
+        return Ok(Finding::Nothing);
+    };
+    tracing::info!(instance = %scene.record.instance_id, %node, role, "restarting a node for its settings");
+    let done = broker.patroni.restart(&api, &password, role).await;
+    Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
+}
+
+/// What the nodes that stay run with, each asked at its own address. One that does not answer is left out.
+pub(super) async fn settings(
+    broker: &Broker,
+    scene: Scene<'_>,
+) -> Result<BTreeMap<NodeId, NodeSettings>, Error> {
+    let password = broker.password(scene.record, Kind::Superuser)?;
+    let door = |address: &str| {
+        let (host, port) = address.rsplit_once(':')?;
+        Some(Door {
+            host: host.trim_matches(['[', ']']).to_owned(),
+            port: port.parse().ok()?,
+            password: password.clone(),
+        })
+    };
+    let asked = scene.record.staying().filter_map(|(node, _)| {
+        let address = scene.cluster.member(node)?.address.as_deref()?;
+        Some((node, door(address)?))
+    });
+    let asked = asked.map(|(node, door)| async move { (node, broker.databases.settings(&door).await) });
+    let mut settings = BTreeMap::new();
+    for (node, answer) in join_all(asked).await {
+        match answer {
+            Ok(runs_with) => {
+                settings.insert(node, runs_with);
+            }
+            Err(reason) => {
+                tracing::warn!(instance = %scene.record.instance_id, %node, %reason, "a node does not say what it runs with");
+            }
+        }
+    }
+    Ok(settings)
+}
