@@ -2,7 +2,7 @@
 //!
 //! **Guarantees.** It holds no password: that is derived from the master key, the binding and its incarnation.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -11,6 +11,10 @@ use crate::{
     ids::{BindingId, Incarnation, InstanceId},
     record::CorruptDocument,
 };
+
+/// No request about a binding takes longer: platforms give up after a minute. It is bounded by the limits of the clients of etcd
+/// and PostgreSQL; a handler that stood still longer than this may still come.
+const LONGEST_REQUEST: SignedDuration = SignedDuration::from_secs(60);
 
 /// A binding as all handlers agree on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,9 @@ pub struct Binding {
     pub master_key: String,
     /// When it was asked for.
     pub created: Timestamp,
+    /// When its end was asked for first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleting_since: Option<Timestamp>,
     /// Who asked for it, as the platform says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub originating_identity: Option<String>,
@@ -76,6 +83,14 @@ pub enum BindingState {
 }
 
 impl Binding {
+    /// Whether it is half made, or half removed, and the request that has begun this is over by now. The same request again
+    /// goes on with it.
+    #[must_use]
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        let began = self.deleting_since.unwrap_or(self.created);
+        self.state != BindingState::Ready && now.duration_since(began).abs() > LONGEST_REQUEST
+    }
+
     /// Reads a binding as it stands in etcd.
     ///
     /// # Errors

@@ -116,6 +116,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         state: BindingState::Creating,
         master_key: record.master_key.clone(),
         created: broker.clock.now(),
+        deleting_since: None,
         originating_identity: command.originating_identity.clone(),
     };
     let value = binding.to_json();

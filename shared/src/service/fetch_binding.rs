@@ -47,6 +47,9 @@ pub async fn fetch_binding(
             credentials: credentials(broker, (instance, id), &record, &binding)?,
             parameters: binding.request.parameters,
         }),
+        BindingState::Creating if binding.is_abandoned(broker.clock.now()) => Err(not_found(
+            "the binding was not made; send the same request again, or unbind",
+        )),
         BindingState::Creating => Err(not_found("the binding is still being made")),
         BindingState::Deleting => Err(not_found("the binding is being removed")),
     }

@@ -1,6 +1,7 @@
 //! `GET /v2/service_instances/:id/service_bindings/:id/last_operation` (osb-reference.md, 12).
 //!
-//! Binds and unbinds end before they are answered, so that no platform needs to ask. Whoever does is told what is there.
+//! Binds and unbinds end before they are answered, so that no platform needs to ask. Whoever does is told what is there. What
+//! was left half done has failed once the request that began it must be over: nobody goes on with it but the same request.
 
 use super::bind::read_both;
 use crate::{
@@ -41,8 +42,17 @@ pub async fn last_binding_operation(
             _ => Error::NotFound(text),
         });
     };
+    let is_abandoned = binding.is_abandoned(broker.clock.now());
     let (state, description) = match binding.state {
         BindingState::Ready => (OperationState::Succeeded, "the binding can be used"),
+        BindingState::Creating if is_abandoned => (
+            OperationState::Failed,
+            "the binding was not made; send the same request again, or unbind",
+        ),
+        BindingState::Deleting if is_abandoned => (
+            OperationState::Failed,
+            "the binding was not removed, and its login may still work; unbind again",
+        ),
         BindingState::Creating => (
             OperationState::InProgress,
             "the binding is being made; the same request again goes on with it",

@@ -57,6 +57,7 @@ pub async fn unbind(broker: &Broker, command: &Unbind) -> Result<(), Error> {
         if binding.state != BindingState::Deleting {
             let deleting = Binding {
                 state: BindingState::Deleting,
+                deleting_since: Some(broker.clock.now()),
                 ..binding.clone()
             };
             match broker
