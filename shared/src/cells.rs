@@ -182,12 +182,8 @@ impl CellClient for HttpCells {
         if status.is_success() {
             return StartAnswer::Accepted;
         }
-        let refused = refusal_of(response).await;
-        let said = format!(
-            "cell {guid} answered {}: {}",
-            status.as_u16(),
-            refused.description
-        );
+        let refused = refusal_of(guid, response).await;
+        let said = format!("cell {guid} answered {}: {}", status.as_u16(), outside(&refused));
         match refused.error.as_str() {
             // The cell looked at the record, or at its own list, and will not run this node.
             refusal::FULL | refusal::RETIRED | refusal::STOPPING => StartAnswer::Refused(said),
@@ -213,10 +209,8 @@ impl CellClient for HttpCells {
             }
             Ok(response) => {
                 let status = response.status().as_u16();
-                RemoveAnswer::NotYet(format!(
-                    "cell {guid} answered {status}: {}",
-                    refusal_of(response).await.description
-                ))
+                let refused = refusal_of(guid, response).await;
+                RemoveAnswer::NotYet(format!("cell {guid} answered {status}: {}", outside(&refused)))
             }
             Err(error) if error.is_connect() => {
                 RemoveAnswer::NotYet(format!("cell {guid} cannot be reached"))
@@ -251,11 +245,33 @@ impl CellClient for HttpCells {
     }
 }
 
-async fn refusal_of(response: reqwest::Response) -> Refusal {
-    response.json().await.unwrap_or_else(|_| Refusal {
+/// What a cell says of what it does not do. All of it is for the log only ([`outside`]).
+async fn refusal_of(cell: &CellGuid, response: reqwest::Response) -> Refusal {
+    let status = response.status().as_u16();
+    let refused = response.json().await.unwrap_or_else(|_| Refusal {
         error: String::new(),
         description: "no reason given".to_owned(),
-    })
+    });
+    tracing::info!(%cell, status, word = refused.error, reason = refused.description, "a cell refuses");
+    refused
+}
+
+/// What clients may read of a refusal, in the description of their operation. A cell's own words may name what is inside:
+/// addresses of etcd, paths.
+fn outside(refused: &Refusal) -> &'static str {
+    match refused.error.as_str() {
+        refusal::RETIRED => "the node is retired",
+        refusal::NOT_ASSIGNED => "the node is not to run there",
+        refusal::LEADER => "the node leads its cluster",
+        refusal::NO_LEADER => "no node that stays leads the cluster",
+        refusal::ASSIGNED => "the node is to run there",
+        refusal::FULL => "it holds as many nodes as it may",
+        refusal::STORE_UNAVAILABLE => "it cannot read the instance's record now",
+        refusal::STOPPING => "it is shutting down",
+        refusal::FAILED => "it could not do it, as its log says",
+        refusal::UNAUTHORIZED => "wrong user name or password",
+        _ => "no reason that the broker knows",
+    }
 }
 
 /// The innermost reason of a failed call; the outer ones only repeat the URL.
@@ -265,4 +281,27 @@ pub(crate) fn cause(error: &reqwest::Error) -> String {
         source = inner;
     }
     source.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_read_of_a_refusal_names_nothing_of_the_inside() {
+        for word in [
+            refusal::STORE_UNAVAILABLE,
+            refusal::FAILED,
+            refusal::NOT_ASSIGNED,
+            "another",
+            "",
+        ] {
+            let refused = Refusal {
+                error: word.to_owned(),
+                description: "http://10.0.0.1:4001: /var/lib".to_owned(),
+            };
+            let text = outside(&refused);
+            assert!(!text.is_empty() && !text.contains('/'), "{text}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The cell's HTTP API (shared/src/cell_api.rs): decode, one call to the roster, encode.
 
-use std::sync::Arc;
+use std::{error::Error as _, sync::Arc};
 
 use axum::{
     Router,
@@ -140,15 +140,16 @@ async fn to_the_end<T: Send + 'static>(
 }
 
 fn log(doing: &str, node: &str, refused: &Refused) {
+    let cause = refused.source().map(ToString::to_string);
     match refused {
         // Says what a caller wrote, which may hold a password.
         Refused::BadRequest(_) => tracing::warn!(doing, "refused a request that makes no sense"),
         // The usual answer to a repeated DELETE.
         Refused::Retired => tracing::debug!(doing, node, "refused: the node is retired"),
         Refused::Failed(_) => {
-            tracing::error!(doing, node, reason = %refused, "the cell could not do what it was asked");
+            tracing::error!(doing, node, cause, "the cell could not do what it was asked");
         }
-        _ => tracing::warn!(doing, node, reason = %refused, "refused"),
+        _ => tracing::warn!(doing, node, reason = %refused, cause, "refused"),
     }
 }
 

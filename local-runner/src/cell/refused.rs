@@ -4,7 +4,10 @@ use std::io;
 
 use shared::cell_api::refusal;
 
-/// Why a cell does not do what it is asked. The text is for people at the other end.
+use super::evidence::Unreadable;
+
+/// Why a cell does not do what it is asked. The text is for people at the other end, who may not be the operator's: it names
+/// no address and no path. The source is for the log.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refused {
     /// The node was told to leave before.
@@ -22,8 +25,8 @@ pub(super) enum Refused {
         capacity: u32,
     },
     /// Nothing can be decided now.
-    #[error("the instance's record cannot be read now: {0}")]
-    StoreUnavailable(String),
+    #[error("the instance's record cannot be read now")]
+    StoreUnavailable(#[source] Unreadable),
     /// The cell shuts down.
     #[error("the cell is shutting down")]
     Stopping,
@@ -49,7 +52,7 @@ pub(super) enum Refused {
     #[error("the path does not know this method")]
     MethodNotAllowed,
     /// The disk or the system fails.
-    #[error("the cell could not do it: {0}")]
+    #[error("the cell could not do it, as its log says")]
     Failed(#[from] io::Error),
 }
 
@@ -70,6 +73,30 @@ impl Refused {
             Self::NotFound(_) => (404, refusal::NOT_FOUND),
             Self::MethodNotAllowed => (405, refusal::METHOD_NOT_ALLOWED),
             Self::Failed(_) => (500, refusal::FAILED),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use shared::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn the_text_names_nothing_of_the_inside_and_the_source_does() {
+        let address = "http://10.0.0.1:4001";
+        let unavailable = StoreError::Unavailable {
+            reason: address.to_owned(),
+        };
+        for refused in [
+            Refused::StoreUnavailable(unavailable.into()),
+            Refused::Failed(io::Error::other(address)),
+        ] {
+            assert!(!refused.to_string().contains(address), "{refused}");
+            assert!(refused.source().unwrap().to_string().contains(address));
         }
     }
 }

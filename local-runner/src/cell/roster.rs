@@ -254,7 +254,7 @@ impl Roster {
         }
         let record = evidence::record(self.context.store.as_ref(), &id.instance)
             .await
-            .map_err(|error| Refused::StoreUnavailable(error.to_string()))?;
+            .map_err(Refused::StoreUnavailable)?;
         judgement::admit(record.as_ref(), &id).map_err(Refused::NotAssigned)?;
 
         let _alone = self.admission.lock().await;
@@ -351,13 +351,12 @@ impl Roster {
 
     async fn check_dismissal(&self, id: &Identity) -> Result<(), Refused> {
         let store = self.context.store.as_ref();
-        let unavailable = |error: &dyn std::error::Error| Refused::StoreUnavailable(error.to_string());
         let record = evidence::record(store, &id.instance)
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(Refused::StoreUnavailable)?;
         let leader = evidence::leader(store, &id.instance)
             .await
-            .map_err(|error| unavailable(&error))?;
+            .map_err(|error| Refused::StoreUnavailable(error.into()))?;
         match judgement::dismiss(record.as_ref(), leader.as_deref(), id) {
             Dismissal::Granted => Ok(()),
             Dismissal::Leads => Err(Refused::Leader),
