@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::{Patience, TOO_OLD, TRIES, begin, mark, mark_if_late, operation_name, push, wait};
 use crate::{
+    act,
     advance::{Current, advance_from, read_record},
     broker::Broker,
     error::Error,
@@ -163,6 +164,11 @@ async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<
         since: began,
     };
     let (value, ttl) = (fence.to_json(), Some(FENCE_TTL));
+    if entry.is_some() {
+        // It may be of a deprovision that died at its very end, and lead reconcile to what that has left. A fence does not:
+        // it goes by itself.
+        act::remove_directories(store, id).await?;
+    }
     let written = match &entry {
         Some(entry) => store.compare_and_swap(&key, &value, entry.index, ttl).await,
         None => store.create(&key, &value, ttl).await,
