@@ -149,6 +149,17 @@ async fn only_context(
         if !same_plan || !is_maintained(command, &record) {
             return Ok(false);
         }
+        // It may be the repetition of a request that has begun more than that.
+        let has_begun_more = match &record.operation {
+            Some(_) => record.context == *context,
+            None => {
+                let last = record.last_operation.as_ref();
+                last.is_some_and(|last| last.state == OperationState::Failed)
+            }
+        };
+        if has_begun_more {
+            return Ok(false);
+        }
         check_idle(&record)?;
         if record.context == *context {
             return Ok(true);
