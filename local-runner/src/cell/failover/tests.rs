@@ -209,7 +209,11 @@ async fn whoever_has_the_servers_memory_attached_keeps_the_place() {
     let outcome = carry_out(&scene.dead()).await;
     assert!(matches!(outcome, Outcome::Left(Cause::Uncertain)), "{outcome:?}");
     assert!(scene.leader().await.is_some());
-    assert!(!scene.dead().nothing_works().await.unwrap());
+    assert!(
+        !scene.dead().end_processes().await.unwrap(),
+        "before the keys are read"
+    );
+    assert!(!scene.dead().nothing_works().await.unwrap(), "and after");
 
     scene.workers[0].kill().unwrap();
     scene.workers[0].wait().unwrap();
@@ -224,6 +228,35 @@ async fn a_servers_memory_that_is_gone_is_not_certain() {
     let mut node = scene.dead();
     node.shared.creator += 1;
     let outcome = carry_out(&node).await;
+    assert!(matches!(outcome, Outcome::Left(Cause::Uncertain)), "{outcome:?}");
+    assert!(scene.leader().await.is_some());
+}
+
+/// Something of the node may be left when the keys would be read, and be gone when it is looked for again.
+struct Doubtful(DeadNode);
+
+impl Hands for Doubtful {
+    async fn end_processes(&self) -> std::io::Result<bool> {
+        Ok(false)
+    }
+    async fn nothing_works(&self) -> std::io::Result<bool> {
+        self.0.nothing_works().await
+    }
+    async fn judge(&self) -> Result<Verdict, Unreadable> {
+        self.0.judge().await
+    }
+    async fn remember(&self) -> std::io::Result<()> {
+        self.0.remember().await
+    }
+    async fn give_up(&self, index: Index) -> Result<(), StoreError> {
+        self.0.give_up(index).await
+    }
+}
+
+#[tokio::test]
+async fn processes_that_may_have_outlived_the_kill_keep_the_place() {
+    let scene = Scene::set().await;
+    let outcome = carry_out(&Doubtful(scene.dead())).await;
     assert!(matches!(outcome, Outcome::Left(Cause::Uncertain)), "{outcome:?}");
     assert!(scene.leader().await.is_some());
 }
