@@ -133,6 +133,8 @@ pub struct Schemas {
 pub struct Cluster {
     /// How many nodes.
     pub nodes: NodeCount,
+    /// For how many megabytes of memory the PostgreSQL of each node is sized; `None`: for PostgreSQL's own default.
+    pub memory: Option<u32>,
     /// PostgreSQL's configuration parameters by name; each value is a text, a number or a boolean.
     pub postgresql_parameters: Map<String, Value>,
     /// Whether a commit waits for a replica (`synchronous_mode` of Patroni).

@@ -7,10 +7,23 @@ use crate::{
     record::Failover,
 };
 
-use super::{error::ConfigError, postgresql, section::Section, value::Value};
+use super::{
+    error::ConfigError,
+    postgresql,
+    section::Section,
+    value::{Value, shown},
+};
 
-pub(super) const KEYS: &[&str] = &["nodes", "postgresql", "synchronous", "failover", "patroni"];
+pub(super) const KEYS: &[&str] = &[
+    "nodes",
+    "resources",
+    "postgresql",
+    "synchronous",
+    "failover",
+    "patroni",
+];
 pub(super) const NODES_KEYS: &[&str] = &["default", "max"];
+pub(super) const RESOURCES_KEYS: &[&str] = &["memory"];
 pub(super) const POSTGRESQL_KEYS: &[&str] = &["parameters"];
 pub(super) const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover"];
 
@@ -18,22 +31,44 @@ const FAILOVERS: &[(&str, Failover)] = &[("restart", Failover::Restart), ("promo
 
 /// More replicas than this stream from one leader only with care that the broker does not take.
 const MOST_NODES: u32 = 32;
+/// Megabytes that a node may be sized for.
+const MEMORY: std::ops::RangeInclusive<u32> = 64..=1024 * 1024;
 const DEFAULT_NODES: NodeCount = NodeCount { default: 2, max: 4 };
 
 /// Defaults: 2 nodes, at most 4; asynchronous; a dead leader is started again, unless commits wait for a replica, which then
 /// takes over; Patroni's own timing.
 pub(super) fn read(section: &mut Section<'_>) -> Result<Cluster, ConfigError> {
     let nodes = nodes(&mut section.section("nodes", NODES_KEYS)?)?;
+    let mut resources = section.section("resources", RESOURCES_KEYS)?;
     let mut postgresql = section.section("postgresql", POSTGRESQL_KEYS)?;
     let synchronous = section.or("synchronous", false, Value::boolean)?;
     Ok(Cluster {
         nodes,
-        postgresql_parameters: postgresql.or("parameters", Map::new(), postgresql::parameters)?,
+        memory: resources.optional("memory", memory)?,
+        postgresql_parameters: postgresql.or("parameters", Map::new(), postgresql::parameters_of_plan)?,
         synchronous,
         failover: section.or("failover", Failover::usual(synchronous), |value| {
             value.one_of(FAILOVERS)
         })?,
         patroni: patroni(&mut section.section("patroni", PATRONI_KEYS)?)?,
+    })
+}
+
+/// A size such as `512MB` or `4GB`, in megabytes, from which PostgreSQL's defaults still follow sensibly.
+fn memory(value: Value) -> Result<u32, ConfigError> {
+    let (spot, text) = value.spot_and_text()?;
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit {
+        "MB" => Some(1),
+        "GB" => Some(1024),
+        _ => None,
+    };
+    let size = factor.and_then(|factor| number.parse::<u32>().ok()?.checked_mul(factor));
+    size.filter(|size| MEMORY.contains(size)).ok_or_else(|| {
+        let text = shown(&text);
+        spot.error(format!(
+            "must be from 64MB to 1024GB, such as 512MB or 4GB, not '{text}'"
+        ))
     })
 }
 

@@ -23,6 +23,35 @@ const OURS: &[&str] = &[
     "full_page_writes",
 ];
 
+/// Parameters that Patroni takes from its dynamic configuration alone, and ignores in silence when they are less than this
+/// (Patroni's documentation, "Dynamic Configuration Settings").
+const LEAST: &[(&str, i64)] = &[
+    ("max_connections", 25),
+    ("max_locks_per_transaction", 32),
+    ("max_prepared_transactions", 0),
+    ("max_replication_slots", 4),
+    ("max_wal_senders", 3),
+    ("max_worker_processes", 2),
+];
+
+/// The same, for a plan: what Patroni would not take over is refused.
+pub(super) fn parameters_of_plan(value: Value) -> Result<Map<String, Json>, ConfigError> {
+    let spot = value.spot.clone();
+    let parameters = parameters(value)?;
+    for (name, least) in LEAST {
+        let Some(given) = parameters.get(*name) else {
+            continue;
+        };
+        let number = given.as_i64().or_else(|| given.as_str()?.parse().ok());
+        if number.is_none_or(|number| number < *least) {
+            return Err(spot.error(format!(
+                "{name} must be a whole number from {least} on: Patroni ignores others"
+            )));
+        }
+    }
+    Ok(parameters)
+}
+
 /// A mapping of names to texts, numbers and booleans.
 pub(super) fn parameters(value: Value) -> Result<Map<String, Json>, ConfigError> {
     let path = value.spot.path.clone();

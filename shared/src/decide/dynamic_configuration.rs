@@ -26,6 +26,8 @@ pub const STANDBY_LIMITS: [(&str, i64); 5] = [
 #[must_use]
 pub fn of_plan(plan: &catalog::Cluster) -> Map<String, Value> {
     let timing = plan.patroni;
+    let mut parameters = plan.memory.map(sized).unwrap_or_default();
+    parameters.extend(plan.postgresql_parameters.clone());
     let settings = json!({
         "ttl": timing.ttl,
         "loop_wait": timing.loop_wait,
@@ -37,7 +39,7 @@ pub fn of_plan(plan: &catalog::Cluster) -> Map<String, Value> {
         "postgresql": {
             "use_pg_rewind": true,
             "use_slots": true,
-            "parameters": plan.postgresql_parameters,
+            "parameters": parameters,
         },
     });
     let version = hex_digest(&settings);
@@ -52,6 +54,20 @@ pub fn of_plan(plan: &catalog::Cluster) -> Map<String, Value> {
         parameters[VERSION] = json!(version);
     }
     settings
+}
+
+/// PostgreSQL's parameters for a node with so many megabytes, as PostgreSQL's documentation recommends ("Resource
+/// Consumption", "Query Planning").
+fn sized(memory: u32) -> Map<String, Value> {
+    let megabytes = |size: u32| Value::String(format!("{size}MB"));
+    Map::from_iter([
+        ("shared_buffers".to_owned(), megabytes(memory / 4)),
+        ("effective_cache_size".to_owned(), megabytes(memory - memory / 4)),
+        (
+            "maintenance_work_mem".to_owned(),
+            megabytes((memory / 16).clamp(4, 2047)),
+        ),
+    ])
 }
 
 /// Enough of a digest to tell configurations apart.
@@ -162,6 +178,35 @@ mod tests {
             Value::Object(patch),
             json!({"loop_wait": 10, "postgresql": {"parameters": {"max_connections": 200}}})
         );
+    }
+
+    #[test]
+    fn a_plan_with_memory_sizes_postgresql_and_what_it_names_itself_goes_before_that() {
+        let sized = sized(1024);
+        assert_eq!(
+            Value::Object(sized),
+            json!({"shared_buffers": "256MB", "effective_cache_size": "768MB", "maintenance_work_mem": "64MB"})
+        );
+        let plan = |memory, parameters: Value| catalog::Cluster {
+            nodes: catalog::NodeCount { default: 1, max: 1 },
+            memory,
+            postgresql_parameters: object(&parameters),
+            synchronous: false,
+            failover: crate::record::Failover::Restart,
+            patroni: catalog::PatroniTiming {
+                ttl: 30,
+                loop_wait: 10,
+                retry_timeout: 10,
+                maximum_lag_on_failover: 0,
+            },
+        };
+        let own = of_plan(&plan(Some(1024), json!({"shared_buffers": "1GB"})));
+        assert_eq!(own["postgresql"]["parameters"]["shared_buffers"], "1GB");
+        assert_eq!(own["postgresql"]["parameters"]["effective_cache_size"], "768MB");
+        let none = of_plan(&plan(None, json!({})));
+        assert_eq!(parameters(&none).unwrap().len(), 1, "the version alone");
+        assert!(version(&none).is_some_and(|version| version.len() == 16));
+        assert_ne!(version(&none), version(&own));
     }
 
     #[test]

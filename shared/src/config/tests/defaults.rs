@@ -46,6 +46,7 @@ fn a_plan_has_the_documented_cluster() {
     assert!(plan.free);
     let cluster = Cluster {
         nodes: NodeCount { default: 2, max: 4 },
+        memory: None,
         postgresql_parameters: serde_json::Map::new(),
         synchronous: false,
         failover: Failover::Restart,

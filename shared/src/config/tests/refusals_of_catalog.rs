@@ -137,6 +137,28 @@ const PLANS: &[(&str, &str)] = &[
         "x.yml:11: {plan}.cluster.postgresql.parameters.listen_addresses: is set by the broker itself",
     ),
     (
+        "cluster: {postgresql: {parameters: {max_connections: '20'}}}",
+        "x.yml:11: {plan}.cluster.postgresql.parameters: max_connections must be a whole number from 25 on: Patroni \
+         ignores others",
+    ),
+    (
+        "cluster: {postgresql: {parameters: {max_wal_senders: few}}}",
+        "x.yml:11: {plan}.cluster.postgresql.parameters: max_wal_senders must be a whole number from 3 on: Patroni \
+         ignores others",
+    ),
+    (
+        "cluster: {resources: {memory: 63MB}}",
+        "x.yml:11: {plan}.cluster.resources.memory: must be from 64MB to 1024GB, such as 512MB or 4GB, not '63MB'",
+    ),
+    (
+        "cluster: {resources: {memory: 4G}}",
+        "x.yml:11: {plan}.cluster.resources.memory: must be from 64MB to 1024GB, such as 512MB or 4GB, not '4G'",
+    ),
+    (
+        "cluster: {resources: {memory: 9999999GB}}",
+        "x.yml:11: {plan}.cluster.resources.memory: must be from 64MB to 1024GB, such as 512MB or 4GB, not '9999999GB'",
+    ),
+    (
         "cluster: {synchronous: 1}",
         "x.yml:11: {plan}.cluster.synchronous: must be true or false, not '1'",
     ),
