@@ -16,6 +16,7 @@ use std::{
 
 use serde_json::{Value, json};
 use shared::{
+    clock::{Clock, SystemClock},
     export::{Export, ImportError},
     store::{Read, Store},
 };
@@ -79,7 +80,7 @@ async fn filled() -> EtcdServer {
 }
 
 async fn import(export: &Export, etcd: &EtcdServer) -> Result<usize, ImportError> {
-    export.import(&etcd.client(), jiff::Timestamp::now()).await
+    export.import(&etcd.client(), SystemClock.now()).await
 }
 
 async fn take(etcd: &EtcdServer) -> Export {

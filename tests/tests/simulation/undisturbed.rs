@@ -146,7 +146,7 @@ fn a_cell_that_is_down_is_passed_over_and_tidied_up_when_it_is_back() {
     let record = world.record(&id()).unwrap();
     assert!(record.staying().all(|(_, node)| node.cell.as_str() != "c2"));
     world.set_up("c2", true);
-    crate::story::settle(&world);
+    settle(&world);
     audit::assert_in_order(&world);
 }
 
@@ -211,7 +211,7 @@ fn a_bootstrap_whose_first_node_dies_is_started_over() {
     assert_eq!(last.state, OperationState::Succeeded, "{last:?}");
     let record = world.record(&id()).unwrap();
     assert!(record.bootstrap_restarts > 0 && record.retired.len() >= 2);
-    crate::story::settle(&world);
+    settle(&world);
     audit::assert_in_order(&world);
 }
 
