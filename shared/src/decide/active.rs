@@ -135,20 +135,17 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
                 Shortcoming::NotStreaming { .. }
                 | Shortcoming::LeaderLeaves
                 | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
-                // A handler that stood still while the cluster grew may have made it quick again. What else the plan says
-                // today comes into force with an update, which the record then tells of.
-                // Nor may what a handler that stood still has made of another plan's settings stay.
-                Shortcoming::Settings { patch } => {
-                    let whole = restarts::are_disturbed(record, situation).then(|| patch.clone());
-                    let mend = whole.or_else(|| dynamic_configuration::slower(patch));
-                    effects.extend(mend.map(Effect::Configure));
-                    false
-                }
                 _ => false,
             };
             if called_for {
                 effects.extend(remedy(shortcoming, &missing, record, situation));
             }
+        }
+        // A handler that stood still may have changed it after all others had ended the operation.
+        let has_leader = situation.cluster.running_leader().is_some();
+        if let (true, Some(config), Some(plan)) = (has_leader, &situation.cluster.config, situation.plan) {
+            let patch = dynamic_configuration::mend(config, plan, record.settings.as_deref());
+            effects.extend(patch.map(Effect::Configure));
         }
     }
     departure::remove_leaving(record, situation, effects);

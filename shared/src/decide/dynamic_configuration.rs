@@ -107,9 +107,16 @@ pub fn while_growing(plan: &Map<String, Value>) -> Map<String, Value> {
     quick
 }
 
-/// The part of a patch that ends the time of growing.
+/// What must be patched into the configuration of an instance at rest, of which all nodes are known to run with the settings
+/// `known`. Somebody late may have made it quick again, or put another plan's settings in the place of these. What the
+/// catalog says otherwise today comes into force with an update.
 #[must_use]
-pub fn slower(patch: &Map<String, Value>) -> Option<Map<String, Value>> {
+pub fn mend(current: &Value, wanted: &Map<String, Value>, known: Option<&str>) -> Option<Map<String, Value>> {
+    let patch = patch(current, wanted);
+    let is_known = known.is_some() && known == version(wanted);
+    if is_known && current.as_object().and_then(version) != known {
+        return Some(patch);
+    }
     let (name, value) = patch.get_key_value("loop_wait")?;
     Some(Map::from_iter([(name.clone(), value.clone())]))
 }

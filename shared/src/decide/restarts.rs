@@ -31,13 +31,6 @@ fn is_configured(situation: &Situation<'_>) -> bool {
     configured.and_then(dynamic_configuration::version) == version
 }
 
-/// Whether Patroni's configuration has lost the plan's settings, with which all nodes are known to run: somebody late has put
-/// another plan's in their place. What the plan says otherwise today comes into force with an update.
-pub(super) fn are_disturbed(record: &Record, situation: &Situation<'_>) -> bool {
-    let version = situation.plan.and_then(dynamic_configuration::version);
-    version.is_some() && record.settings.as_deref() == version && !is_configured(situation)
-}
-
 /// Writes down whether all nodes are known to run with the plan's settings. What they run with is unknown from the moment in
 /// which the configuration is about to be changed.
 pub(super) fn take_in(record: &mut Record, situation: &Situation<'_>) {

@@ -227,8 +227,8 @@ async fn superfluous_ports(run: &Run<'_>, record: &Record, traces: &Traces) -> R
     Ok(())
 }
 
-/// Patroni's dynamic configuration. A handler that stood still while the cluster grew may have made it quick again after all
-/// others had ended the operation.
+/// Patroni's dynamic configuration. A handler that stood still may have changed it after all others had ended the operation:
+/// made it quick again, or given it another plan's settings.
 async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     let (broker, id) = (run.broker, &record.instance_id);
     let Ok(plan) = broker.plan_configuration(record) else {
@@ -237,7 +237,7 @@ async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     let differ = |cluster: &Cluster| {
         let config = cluster.config.as_ref();
         config.is_some_and(|config| {
-            dynamic_configuration::slower(&dynamic_configuration::patch(config, &plan)).is_some()
+            dynamic_configuration::mend(config, &plan, record.settings.as_deref()).is_some()
         })
     };
     if !record.bootstrapped || !differ(&read_cluster(broker, id).await?) {
@@ -247,8 +247,8 @@ async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     if pass.is_some_and(|pass| pass.record.is_at_rest() && !differ(&pass.cluster)) {
         run.mended(
             id,
-            "Patroni's loop_wait",
-            "it was not the plan's, though nothing is under way",
+            "Patroni's configuration",
+            "it was not that of the instance, though nothing is under way",
         );
     }
     Ok(())
