@@ -1,8 +1,10 @@
 //! The table of the README: faults tried, operations finished, orphans found.
 
 /// A row for each fault, by name.
-pub const ROWS: [&str; 17] = [
+pub const ROWS: [&str; 19] = [
     "real etcd: killed at each step of a bind",
+    "real etcd: killed at each step of a change to a plan with larger settings",
+    "real etcd: killed at each step of a change to a plan with smaller settings",
     "real etcd: killed at each step of a deprovision",
     "real etcd: killed at each step of a move to other cells",
     "real etcd: killed at each step of a provision",

@@ -84,6 +84,18 @@ fn killed_at_each_step_of_a_move_to_other_cells() {
 }
 
 #[test]
+fn killed_at_each_step_of_a_change_to_a_plan_with_larger_settings() {
+    let row = "real etcd: killed at each step of a change to a plan with larger settings";
+    survives(Story::Widen, Carrier::Reconcile, row);
+}
+
+#[test]
+fn killed_at_each_step_of_a_change_to_a_plan_with_smaller_settings() {
+    let row = "real etcd: killed at each step of a change to a plan with smaller settings";
+    survives(Story::Narrow, Carrier::Polls, row);
+}
+
+#[test]
 fn killed_at_each_step_of_a_deprovision() {
     let row = "real etcd: killed at each step of a deprovision";
     survives(Story::Deprovision, Carrier::Reconcile, row);

@@ -220,6 +220,9 @@ impl World {
                 ["replica"; 2]
             };
             let pending = patroni.settings.is_pending();
+            if !patroni.answers() {
+                return Err("503 restart already in progress".to_owned());
+            }
             if !own.contains(&role) || (conditionally && !pending) {
                 return Err("503 restart conditions are not satisfied".to_owned());
             }

@@ -39,6 +39,16 @@ fn a_moving_instance_survives_a_crash_at_every_step() {
 }
 
 #[test]
+fn a_change_to_larger_settings_survives_a_crash_at_every_step() {
+    each(Story::Widen, Layout::default(), &DEATHS, &CARRIERS);
+}
+
+#[test]
+fn a_change_to_smaller_settings_survives_a_crash_at_every_step() {
+    each(Story::Narrow, Layout::default(), &DEATHS, &CARRIERS);
+}
+
+#[test]
 fn a_deprovision_survives_a_crash_at_every_step() {
     each(Story::Deprovision, Layout::default(), &DEATHS, &CARRIERS);
 }

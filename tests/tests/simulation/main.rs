@@ -10,6 +10,7 @@ mod drift;
 mod fences;
 mod freezes;
 mod imports;
+mod plan_changes;
 mod races;
 mod turns;
 mod undisturbed;
