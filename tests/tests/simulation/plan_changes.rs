@@ -49,6 +49,19 @@ fn nodes_are_restarted_once_and_the_leader_hands_over_unless_settings_shrink() {
 }
 
 #[test]
+fn a_plan_that_takes_no_restart_restarts_nobody() {
+    let world = Story::Widen.world(Layout::default());
+    let handler = kind(&world);
+    handler.ask(handler.change_plan(&id(), "quiet")).unwrap().unwrap();
+    let done = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(done.state, OperationState::Succeeded, "{done:?}");
+    assert_eq!(times(&world, "restarted"), 0);
+    assert_eq!(times(&world, "instance: plan in force"), 1);
+    assert_eq!(world.record(&id()).unwrap().known_plan(), "quiet");
+    audit::assert_in_order(&world);
+}
+
+#[test]
 fn restarts_that_are_asked_for_twice_happen_once() {
     let twice = || Fate::Always(Accident::Repeats);
     for story in [Story::Widen, Story::Narrow] {
