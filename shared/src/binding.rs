@@ -52,6 +52,69 @@ pub struct BindRequest {
     pub bind_resource: Map<String, Value>,
     /// The parameters as given; absent ones are `{}`.
     pub parameters: Map<String, Value>,
+    /// The binding whose place it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor_binding_id: Option<BindingId>,
+}
+
+/// What a client wants a binding to be.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// One by itself.
+    New(BindRequest),
+    /// One that takes another one's place.
+    Successor(Successor),
+}
+
+/// What a client says of a binding that takes another one's place. What it does not say is the other's.
+#[derive(Debug, Clone)]
+pub struct Successor {
+    /// The other, of the same instance.
+    pub predecessor: BindingId,
+    /// The service's id in the catalog.
+    pub service_id: Option<String>,
+    /// The plan's id in the catalog.
+    pub plan_id: Option<String>,
+    /// What the binding is for, as the platform says.
+    pub bind_resource: Option<Map<String, Value>>,
+    /// The parameters.
+    pub parameters: Option<Map<String, Value>>,
+}
+
+impl Wanted {
+    /// The request with everything that it leaves out taken from another one.
+    #[must_use]
+    pub fn like(&self, other: &BindRequest) -> BindRequest {
+        match self {
+            Self::New(request) => request.clone(),
+            Self::Successor(successor) => successor.like(other),
+        }
+    }
+}
+
+impl Successor {
+    /// The request with everything that it leaves out taken from another one.
+    #[must_use]
+    pub fn like(&self, other: &BindRequest) -> BindRequest {
+        let or_other = |own: &Option<String>, other: &String| own.as_ref().unwrap_or(other).clone();
+        let object = |own: &Option<Map<_, _>>, other: &Map<_, _>| own.as_ref().unwrap_or(other).clone();
+        BindRequest {
+            service_id: or_other(&self.service_id, &other.service_id),
+            plan_id: or_other(&self.plan_id, &other.plan_id),
+            bind_resource: object(&self.bind_resource, &other.bind_resource),
+            parameters: object(&self.parameters, &other.parameters),
+            predecessor_binding_id: Some(self.predecessor.clone()),
+        }
+    }
+}
+
+/// What a binding's role may do with what all bindings of the instance share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everything: it acts as the owner.
+    ReadWrite,
+    /// Read, also what is made later.
+    ReadOnly,
 }
 
 impl BindRequest {
@@ -63,6 +126,10 @@ impl BindRequest {
             ("plan_id", self.plan_id != other.plan_id),
             ("bind_resource", self.bind_resource != other.bind_resource),
             ("parameters", self.parameters != other.parameters),
+            (
+                "predecessor_binding_id",
+                self.predecessor_binding_id != other.predecessor_binding_id,
+            ),
         ]
         .into_iter()
         .filter_map(|(name, differs)| differs.then_some(name))

@@ -1,10 +1,12 @@
 //! What the broker does inside an instance's PostgreSQL: the database of its users, and a role of its own for each binding.
 //!
-//! **Guarantees.** A password reaches PostgreSQL only as a SCRAM verifier. Creating a login only ever creates: a role that
+//! **Guarantees.** A password reaches PostgreSQL only as a SCRAM verifier, and that is in no log of PostgreSQL's. Creating a login only ever creates: a role that
 //! was withdrawn stays withdrawn, so a bind that arrives late cannot bring it back. Withdrawing leaves the role behind
 //! without login (it is also made when it was never there, for the same reason), commits, and only then ends its sessions;
 //! it cannot fail on ownership, because objects belong to the owner role.
 //! **Assumes.** `password_encryption` is SCRAM; nobody but the broker has the superuser's password.
+
+mod reader;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,15 +19,24 @@ use tokio::{
 use tokio_postgres::{Client, Config, NoTls, error::SqlState};
 
 use crate::{
+    binding::Access,
     cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER},
     decide::dynamic_configuration::{STANDBY_LIMITS, VERSION},
 };
 
 /// The database that bindings lead to.
 pub const DATABASE: &str = "app";
-/// Owns everything in [`DATABASE`]; every binding's role acts as this one. Nobody can log in as it.
+/// Owns everything in [`DATABASE`]; the role of a binding acts as this one. Nobody can log in as it.
 pub const OWNER: &str = "app_owner";
+/// Reads everything of [`OWNER`]; the role of a read-only binding is a member of this one. Nobody can log in as it.
+pub const READER: &str = "app_reader";
 
+/// Where the broker itself is at work.
+const MAINTENANCE: &str = "postgres";
+
+/// Statements of these sessions hold SCRAM verifiers. Nothing that an operator tells PostgreSQL to log shows them.
+const SILENCE: &str = "-c log_statement=none -c log_min_error_statement=panic -c log_min_duration_statement=-1 \
+    -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0";
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long replicas are waited for. One that is further behind than this does not take over (Patroni's
 /// `maximum_lag_on_failover`), or has lost its connection.
@@ -91,12 +102,13 @@ pub trait Databases: Send + Sync {
         system_identifier: &str,
         nodes: &NodePasswords,
     ) -> Result<(), DatabaseError>;
-    /// Makes a role that can log in and acts as the owner.
+    /// Makes a role that can log in.
     async fn create_login(
         &self,
         door: &Door,
         role: &str,
         password: &SecretString,
+        access: Access,
     ) -> Result<Login, DatabaseError>;
     /// Takes the login away for good and ends its sessions.
     async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError>;
@@ -116,7 +128,7 @@ impl Databases for PostgresDatabases {
         system_identifier: &str,
         nodes: &NodePasswords,
     ) -> Result<(), DatabaseError> {
-        with_session(door, async |client| {
+        with_session(door, MAINTENANCE, async |client| {
             let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
             let row = client.query_one(sql, &[]).await.map_err(explain)?;
             let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
@@ -158,14 +170,25 @@ impl Databases for PostgresDatabases {
         door: &Door,
         role: &str,
         password: &SecretString,
+        access: Access,
     ) -> Result<Login, DatabaseError> {
-        with_session(door, async |client| {
+        let database = match access {
+            Access::ReadWrite => MAINTENANCE,
+            Access::ReadOnly => DATABASE,
+        };
+        with_session(door, database, async |client| {
             let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
             let name = quoted(role);
-            let sql = format!(
-                "BEGIN; CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE {OWNER}; \
-                 ALTER ROLE {name} SET role TO {OWNER}; COMMIT"
-            );
+            let login = format!("CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE");
+            let sql = match access {
+                Access::ReadWrite => {
+                    format!("BEGIN; {login} {OWNER}; ALTER ROLE {name} SET role TO {OWNER}; COMMIT")
+                }
+                Access::ReadOnly => {
+                    reader::prepare(client).await?;
+                    format!("BEGIN; {login} {READER}; COMMIT")
+                }
+            };
             match client.batch_execute(&sql).await {
                 Ok(()) => {
                     reach_replicas(client).await?;
@@ -188,7 +211,7 @@ impl Databases for PostgresDatabases {
     }
 
     async fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {
-        with_session(door, async |client| {
+        with_session(door, MAINTENANCE, async |client| {
             let name = quoted(role);
             create(client, &format!("CREATE ROLE {name} NOLOGIN")).await?;
             // One at a time: PostgreSQL fails on a role that two sessions alter at once ("tuple concurrently updated").
@@ -228,6 +251,7 @@ impl Databases for PostgresDatabases {
 /// Logs in, does something, and sees the session closed before it answers: nothing may outlive a function's answer.
 async fn with_session<T>(
     door: &Door,
+    database: &str,
     work: impl AsyncFnOnce(&Client) -> Result<T, DatabaseError>,
 ) -> Result<T, DatabaseError> {
     let late = || {
@@ -243,8 +267,9 @@ async fn with_session<T>(
             .port(door.port)
             .user(SUPERUSER)
             .password(door.password.expose_secret())
-            .dbname("postgres")
+            .dbname(database)
             .application_name("patroni-broker")
+            .options(SILENCE)
             .connect_timeout(CONNECT_LIMIT);
         let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
         let work = async move {

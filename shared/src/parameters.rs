@@ -3,9 +3,10 @@
 
 use serde_json::{Map, Value};
 
-use crate::{catalog::Plan, decide::placement::CellView, error::Error, ids::CellGuid};
+use crate::{binding::Access, catalog::Plan, decide::placement::CellView, error::Error, ids::CellGuid};
 
 const NODE_COUNT: &str = "node-count";
+const READ_ONLY: &str = "read_only";
 /// The cells that an instance may live on.
 pub const CELLS: &str = "cells";
 
@@ -83,16 +84,23 @@ pub fn wishes(parameters: &Map<String, Value>, plan: &Plan, usual_count: u32) ->
     Ok(Wishes { node_count, cells })
 }
 
-/// Whether these are the parameters of a bind request, which has none.
+/// What the parameters of a bind request ask for. Without `read_only` it is everything.
 ///
 /// # Errors
-/// `BadRequest`, naming one.
-pub fn check_binding(parameters: &Map<String, Value>) -> Result<(), Error> {
-    match parameters.keys().next() {
-        None => Ok(()),
-        Some(unknown) => Err(Error::BadRequest(format!(
-            "unknown parameter '{}'; a binding has none",
+/// `BadRequest`, with the reason: an unknown parameter; one that is neither `true` nor `false`.
+pub fn access(parameters: &Map<String, Value>) -> Result<Access, Error> {
+    if let Some(unknown) = parameters.keys().find(|name| *name != READ_ONLY) {
+        return Err(Error::BadRequest(format!(
+            "unknown parameter '{}'; a binding knows {READ_ONLY}",
             shown_name(unknown)
+        )));
+    }
+    match parameters.get(READ_ONLY) {
+        None | Some(Value::Bool(false)) => Ok(Access::ReadWrite),
+        Some(Value::Bool(true)) => Ok(Access::ReadOnly),
+        Some(other) => Err(Error::BadRequest(format!(
+            "{READ_ONLY} must be true or false, but is {}",
+            shown(other)
         ))),
     }
 }

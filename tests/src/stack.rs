@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shared::{ids::InstanceId, keyspace, record::Record};
+use shared::{broker::Broker, config::Config, ids::InstanceId, keyspace, record::Record, setup};
 use tempfile::TempDir;
 
 use self::{reaper::Reaper, settings::Settings};
@@ -158,6 +158,20 @@ impl Stack {
         variables.extend(self.settings.common());
         variables.insert("PATRONI_BROKER_KVSTORE_MACHINES".to_owned(), kvstore.to_owned());
         variables
+    }
+
+    /// A broker inside the test, configured as those of the stack are.
+    ///
+    /// # Panics
+    /// When the configuration is not usable.
+    #[must_use]
+    pub fn broker(&self) -> Broker {
+        let text = fs::read_to_string(settings::example()).unwrap();
+        let variables = self.settings.common();
+        let variables = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
+        setup::broker(Config::parse("the example", &text, variables).unwrap()).unwrap()
     }
 
     /// All keys in etcd that say something.

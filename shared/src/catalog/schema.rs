@@ -8,13 +8,19 @@ use super::{Cluster, Schemas};
 /// The least draft that every platform must understand.
 const DRAFT: &str = "http://json-schema.org/draft-04/schema#";
 
-/// The schemas for provision and update, which take the same parameters, and for bind, which takes none.
+/// The schemas for provision and update, which take the same parameters, and for bind.
 pub(super) fn of(cluster: &Cluster) -> Schemas {
     let parameters = parameters(cluster);
+    let binding = json!({
+        "read_only": {
+            "description": "Whether the login can only read; false unless given.",
+            "type": "boolean",
+        },
+    });
     Schemas {
         create: Some(parameters.clone()),
         update: Some(parameters),
-        bind: Some(object(json!({}))),
+        bind: Some(object(binding)),
     }
 }
 

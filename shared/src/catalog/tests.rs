@@ -54,7 +54,7 @@ fn catalog() -> Catalog {
 #[test]
 fn what_is_published_is_what_the_specification_knows_in_its_order() {
     let parameters = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"node-count":{"description":"How many nodes the cluster has; 1 unless given.","type":"integer","minimum":1,"maximum":3},"cells":{"description":"The guids of the cells that the cluster may live on; null: any cell.","type":["array","null"],"items":{"type":"string","pattern":"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"},"minItems":1,"uniqueItems":true}},"additionalProperties":false}}"##;
-    let none = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{},"additionalProperties":false}}"##;
+    let binding = r##"{"parameters":{"$schema":"http://json-schema.org/draft-04/schema#","type":"object","properties":{"read_only":{"description":"Whether the login can only read; false unless given.","type":"boolean"}},"additionalProperties":false}}"##;
     let expected = [
         r#"{"services":[{"name":"postgresql","id":"s1","description":"about it","tags":["sql"],"#,
         r#""requires":["syslog_drain"],"bindable":false,"instances_retrievable":false,"bindings_retrievable":false,"#,
@@ -62,7 +62,7 @@ fn what_is_published_is_what_the_specification_knows_in_its_order() {
         r#""dashboard_client":{"id":"c","secret":"x","redirect_uri":"http://r"},"plan_updateable":true,"plans":["#,
         r#"{"id":"p1","name":"small","description":"less","free":true,"binding_rotatable":false,"#,
         &format!(
-            r#""schemas":{{"service_instance":{{"create":{parameters},"update":{parameters}}},"service_binding":{{"create":{none}}}}}}},"#
+            r#""schemas":{{"service_instance":{{"create":{parameters},"update":{parameters}}},"service_binding":{{"create":{binding}}}}}}},"#
         ),
         r#"{"id":"p2","name":"large","description":"more","#,
         r#""metadata":{"costs":[{"amount":{"usd":9.5},"unit":"MONTHLY"}]},"free":false,"bindable":true,"#,
@@ -165,6 +165,7 @@ fn any_parameters() -> impl Strategy<Value = Map<String, Value>> {
     let name = prop_oneof![
         4 => Just("node-count".to_owned()),
         4 => Just("cells".to_owned()),
+        4 => Just("read_only".to_owned()),
         1 => ".{0,12}",
     ];
     proptest::collection::vec((name, any_value()), 0..3).prop_map(Map::from_iter)
@@ -185,7 +186,7 @@ proptest! {
         let accepted = crate::parameters::wishes(&parameters, &plan, 1).is_ok();
         prop_assert_eq!(allows(schemas.create), accepted);
         prop_assert_eq!(allows(schemas.update), accepted);
-        let accepted = crate::parameters::check_binding(&parameters).is_ok();
+        let accepted = crate::parameters::access(&parameters).is_ok();
         prop_assert_eq!(allows(schemas.bind), accepted);
     }
 }

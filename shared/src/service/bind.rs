@@ -1,12 +1,14 @@
 //! `PUT /v2/service_instances/:id/service_bindings/:id`: a login of its own for each binding (osb-reference.md, 9).
 
+mod successor;
+
 use secrecy::SecretString;
 use tokio::try_join;
 
 use crate::{
     act,
     advance::{Current, read_record},
-    binding::{BindRequest, Binding, BindingState},
+    binding::{Binding, BindingState, Wanted},
     broker::Broker,
     database::{DATABASE, Login},
     error::Error,
@@ -27,9 +29,7 @@ pub struct Bind {
     /// The binding to make.
     pub binding: BindingId,
     /// What it shall be.
-    pub request: BindRequest,
-    /// The binding whose place it shall take, if any.
-    pub predecessor: Option<String>,
+    pub wanted: Wanted,
     /// Who asks.
     pub originating_identity: Option<String>,
 }
@@ -64,15 +64,13 @@ pub struct Credentials {
 /// 400, 404, 409, 422 and 503 of [`Error`]. After a 503 the same request goes on with it.
 pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     let key = keyspace::binding(&command.instance, &command.binding);
-    let (service, plan) = broker
-        .settings
-        .catalog
-        .plan(&command.request.service_id, &command.request.plan_id)?;
-    parameters::check_binding(&command.request.parameters)?;
-    if command.predecessor.is_some() && !plan.binding_rotatable {
-        return Err(Error::BadRequest(
-            "bindings of this plan cannot be rotated".to_owned(),
-        ));
+    let catalog = &broker.settings.catalog;
+    match &command.wanted {
+        Wanted::New(request) => {
+            catalog.plan(&request.service_id, &request.plan_id)?;
+            parameters::access(&request.parameters)?;
+        }
+        Wanted::Successor(successor) => successor::check(broker, successor)?,
     }
     let (current, entry) = read_both(broker, &command.instance, &command.binding).await?;
     let Some(Current { record, .. }) = current else {
@@ -84,10 +82,13 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         entry => (entry, None),
     };
     if let Some((binding, index)) = there {
-        if binding.request != command.request {
+        let differences = binding
+            .request
+            .differences(&command.wanted.like(&binding.request));
+        if !differences.is_empty() {
             return Err(Error::Conflict(format!(
                 "a binding with this id exists with another {}",
-                binding.request.differences(&command.request).join(", ")
+                differences.join(", ")
             )));
         }
         // What is answered must be usable.
@@ -98,12 +99,17 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
             BindingState::Deleting => Err(Error::Concurrency("the binding is being removed".to_owned())),
         };
     }
+    let request = match &command.wanted {
+        Wanted::New(request) => request.clone(),
+        Wanted::Successor(successor) => successor::request(broker, command, &record, successor).await?,
+    };
+    let (service, plan) = catalog.plan(&request.service_id, &request.plan_id)?;
     if !service.binds(plan) {
         return Err(Error::BadRequest(
             "instances of this plan cannot be bound".to_owned(),
         ));
     }
-    if command.request.plan_id != record.known_plan() {
+    if request.plan_id != record.known_plan() {
         return Err(Error::BadRequest(
             "the instance has another plan than this request names".to_owned(),
         ));
@@ -112,7 +118,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     let binding = Binding {
         incarnation: Incarnation::from(broker.clock.random()),
         instance_incarnation: record.incarnation,
-        request: command.request.clone(),
+        request,
         state: BindingState::Creating,
         master_key: record.master_key.clone(),
         created: broker.clock.now(),
@@ -143,12 +149,22 @@ pub(super) async fn read_both(
     instance: &InstanceId,
     binding: &BindingId,
 ) -> Result<(Option<Current>, Option<(Binding, Index)>), Error> {
+    try_join!(
+        read_record(broker, instance),
+        read_binding(broker, instance, binding)
+    )
+}
+
+/// A binding with the index it stands at.
+async fn read_binding(
+    broker: &Broker,
+    instance: &InstanceId,
+    binding: &BindingId,
+) -> Result<Option<(Binding, Index)>, Error> {
     let key = keyspace::binding(instance, binding);
-    let (current, entry) = try_join!(read_record(broker, instance), async {
-        Ok(broker.store.get(&key, Read::Quorum).await?)
-    })?;
+    let entry = broker.store.get(&key, Read::Quorum).await?;
     let entry = entry.map(|entry| parse(&entry.value).map(|binding| (binding, entry.index)));
-    Ok((current, entry.transpose()?))
+    entry.transpose()
 }
 
 /// Only an instance that was made and is not on its way out can be bound.
@@ -186,7 +202,9 @@ async fn again(broker: &Broker, command: &Bind, record: &Record, binding: &Bindi
     let Credentials {
         username, password, ..
     } = &credentials;
-    if broker.databases.create_login(&door, username, password).await? == Login::Withdrawn {
+    let access = parameters::access(&binding.request.parameters)?;
+    let databases = &broker.databases;
+    if databases.create_login(&door, username, password, access).await? == Login::Withdrawn {
         return Err(Error::Concurrency("the binding is being removed".to_owned()));
     }
     Ok(Bound {
@@ -208,7 +226,9 @@ async fn complete(
         username, password, ..
     } = &credentials;
     let withdrawn = || Error::Concurrency("the binding was removed while it was being made".to_owned());
-    match broker.databases.create_login(&door, username, password).await {
+    let access = parameters::access(&binding.request.parameters)?;
+    let databases = &broker.databases;
+    match databases.create_login(&door, username, password, access).await {
         Ok(Login::Ready) => {}
         Ok(Login::Withdrawn) => return Err(withdrawn()),
         Err(error) => {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use shared::{
     act::{self, Directory, Scene},
     advance::{advance, read_cluster, read_record},
-    binding::BindRequest,
+    binding::{BindRequest, Wanted},
     broker::Broker,
     clock::Clock,
     decide::{Situation, decide},
@@ -230,12 +230,12 @@ impl Handler {
             plan_id: "p1".to_owned(),
             bind_resource: Map::new(),
             parameters: Map::new(),
+            predecessor_binding_id: None,
         };
         let command = Bind {
             instance: id.clone(),
             binding: binding.clone(),
-            request,
-            predecessor: None,
+            wanted: Wanted::New(request),
             originating_identity: None,
         };
         bind::bind(&self.broker, &command).await

@@ -11,6 +11,7 @@ use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use shared::{
+    binding::Access,
     cell_api::{NodeStatus, StartNode},
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
@@ -461,7 +462,13 @@ impl Databases for Wire {
         self.call("prepare", call, silence, silence).await
     }
 
-    async fn create_login(&self, door: &Door, role: &str, _: &SecretString) -> Result<Login, DatabaseError> {
+    async fn create_login(
+        &self,
+        door: &Door,
+        role: &str,
+        _: &SecretString,
+        _: Access,
+    ) -> Result<Login, DatabaseError> {
         let (door, role) = (door.clone(), role.to_owned());
         let call = move |world: &World| world.create_login(&door, &role);
         self.call("create login", call, silence, silence).await

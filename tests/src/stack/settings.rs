@@ -156,7 +156,7 @@ impl Settings {
     }
 }
 
-fn example() -> String {
+pub(super) fn example() -> String {
     repository_file("config/bosh-lite.example.yml")
 }
 
