@@ -12,7 +12,6 @@ use lambda_http::{
 };
 use serde_json::Value;
 use shared::config::{Config, ConfigError, ScheduledConfig};
-use tracing_subscriber::EnvFilter;
 
 use crate::{app::App, front_door, reconcile, routes::Route};
 
@@ -51,7 +50,7 @@ pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
 fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<App>, lambda_http::Error> {
     tracing_subscriber::fmt()
         .json()
-        .with_env_filter(EnvFilter::new("info"))
+        .with_max_level(tracing::Level::INFO)
         .with_current_span(false)
         .init();
     Ok(Arc::new(App::new(load()?)?))

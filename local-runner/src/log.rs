@@ -8,16 +8,18 @@ use std::{
     sync::Mutex,
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 /// A file larger than this is set aside at the next start, in the place of the one before.
 const LARGE: u64 = 16 * 1024 * 1024;
+
+const LEVEL: Level = Level::INFO;
 
 /// Logs to standard error.
 pub(crate) fn to_stderr() {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(io::stderr)
-        .with_env_filter(level());
+        .with_max_level(LEVEL);
     if io::stderr().is_terminal() {
         subscriber.with_target(false).init();
     } else {
@@ -35,7 +37,7 @@ pub(crate) fn to_file(path: &Path) -> io::Result<()> {
     }
     let file = append(path)?;
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(level())
+        .with_max_level(LEVEL)
         .json()
         .flatten_event(true);
     subscriber.with_writer(Mutex::new(file)).init();
@@ -52,8 +54,4 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
         .append(true)
         .mode(0o600)
         .open(path)
-}
-
-fn level() -> EnvFilter {
-    EnvFilter::new("info")
 }
