@@ -69,7 +69,7 @@ pub async fn receive(
     if let Some(identity) = identity.filter(|identity| !identity.is_empty()) {
         response.headers_mut().insert(REQUEST_IDENTITY, identity.clone());
     }
-    log(&head, path, &response, outcome.as_ref().err(), began.elapsed());
+    log(&head, path, &response, outcome.as_ref(), began.elapsed());
     response
 }
 
@@ -88,7 +88,14 @@ async fn handle(
 }
 
 /// One line for each request.
-fn log(head: &Parts, path: &str, response: &Response<Body>, error: Option<&Error>, took: Duration) {
+fn log(
+    head: &Parts,
+    path: &str,
+    response: &Response<Body>,
+    outcome: Result<&Success, &Error>,
+    took: Duration,
+) {
+    let error = outcome.err();
     let method = head.method.as_str();
     let status = response.status().as_u16();
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -97,7 +104,14 @@ fn log(head: &Parts, path: &str, response: &Response<Body>, error: Option<&Error
     let binding = parameters.first("binding_id").map(|text| cut(text, LOGGED));
     let identity =
         request::header(&head.headers, request::ORIGINATING_IDENTITY).map(|text| cut(text, LOGGED));
-    let request_id = request::header(&head.headers, REQUEST_IDENTITY).map(|text| cut(text, LOGGED));
+    // The one that was begun or joined, or that is asked about.
+    let asked_about = head.query_string_parameters();
+    let begun = outcome.ok().and_then(Success::operation);
+    let operation = begun.or(asked_about.first("operation"));
+    let operation = operation.map(|text| cut(text, LOGGED));
+    let of_lambda = || Some(head.lambda_context_ref()?.request_id.as_str());
+    let request_id = request::header(&head.headers, REQUEST_IDENTITY).or_else(of_lambda);
+    let request_id = request_id.map(|text| cut(text, LOGGED));
     let reason = error.map(chain);
     let reason = reason.as_deref().map(|text| cut(text, LOGGED_REASON));
     // The level is a part of where an event is in the source.
@@ -110,6 +124,7 @@ fn log(head: &Parts, path: &str, response: &Response<Body>, error: Option<&Error
                 duration_ms,
                 instance,
                 binding,
+                operation,
                 identity,
                 request_id,
                 reason,
@@ -141,7 +156,10 @@ fn chain(error: &Error) -> String {
 }
 
 /// HTTP basic authentication (RFC 7617) with any of the accepted pairs.
-fn authenticate(app: &App, headers: &HeaderMap) -> Result<(), Error> {
+///
+/// # Errors
+/// `Unauthorized`.
+pub fn authenticate(app: &App, headers: &HeaderMap) -> Result<(), Error> {
     let given = request::header(headers, header::AUTHORIZATION.as_str())
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))

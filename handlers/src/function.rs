@@ -50,6 +50,7 @@ pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
 fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<App>, lambda_http::Error> {
     tracing_subscriber::fmt()
         .json()
+        .flatten_event(true)
         .with_max_level(tracing::Level::INFO)
         .with_current_span(false)
         .init();

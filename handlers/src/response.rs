@@ -74,6 +74,13 @@ impl Success {
         }
     }
 
+    /// The operation that the client is told to poll for.
+    #[must_use]
+    pub fn operation(&self) -> Option<&str> {
+        let body = self.body.as_ref()?;
+        body.get("operation")?.as_str()
+    }
+
     /// As it is sent.
     #[must_use]
     pub fn response(&self) -> Response<Body> {

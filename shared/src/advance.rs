@@ -22,8 +22,9 @@ use crate::{
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{Operation, Record},
+    record::Record,
     store::{Index, Read, StoreError},
+    transition,
 };
 
 /// More rounds than any sequence of steps that needs nothing from outside; a pass that needs more goes on next time.
@@ -211,7 +212,7 @@ impl<'b> Walk<'b> {
             if record != current.record {
                 match write(broker, &current, &record).await? {
                     Some(index) => {
-                        log_transition(&current.record, &record);
+                        transition::log(Some(&current.record), &record, broker.clock.now());
                         current = Current { record, index };
                     }
                     None => {
@@ -276,32 +277,5 @@ async fn write(broker: &Broker, current: &Current, next: &Record) -> Result<Opti
                 .map(|entry| entry.index))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// One line for each transition that an operator may want to find.
-pub(crate) fn log_transition(before: &Record, after: &Record) {
-    let id = &after.instance_id;
-    let describe = |operation: &Operation| (operation.id, operation.state);
-    if before.operation.as_ref().map(describe) != after.operation.as_ref().map(describe)
-        && let Some(operation) = after.latest_operation()
-    {
-        tracing::info!(
-            instance = %id,
-            operation = %operation.id,
-            kind = operation.kind.as_str(),
-            state = ?operation.state,
-            description = operation.description,
-            identity = operation.originating_identity,
-            "operation"
-        );
-    }
-    for (node, placed) in &after.nodes {
-        if before.nodes.get(node).map(|node| node.phase) != Some(placed.phase) {
-            tracing::info!(instance = %id, %node, cell = %placed.cell, phase = ?placed.phase, "node");
-        }
-    }
-    for node in after.retired.iter().filter(|node| !before.retired.contains(node)) {
-        tracing::info!(instance = %id, %node, "node retired");
     }
 }

@@ -32,3 +32,4 @@ pub mod roll;
 pub mod service;
 pub mod setup;
 pub mod store;
+pub mod transition;

@@ -21,6 +21,7 @@ pub mod instance;
 pub mod keys;
 pub mod load;
 mod locks;
+pub mod log_lines;
 pub mod manual_clock;
 pub mod memory_store;
 pub mod network;

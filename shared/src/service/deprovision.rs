@@ -13,6 +13,7 @@ use crate::{
     marker::{FENCE_TTL, Marker},
     record::{Operation, OperationKind, OperationState, Phase, Record, State},
     store::{Read, StoreError},
+    transition,
 };
 
 /// What a client asks for.
@@ -89,7 +90,7 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
             description,
             identity,
         );
-        let next = deleting(current.record, operation.clone());
+        let next = deleting(current.record.clone(), operation.clone());
         mark(broker, &command.instance, next.incarnation, &operation).await?;
         let key = keyspace::record(&command.instance);
         match broker
@@ -98,11 +99,8 @@ pub async fn deprovision(broker: &Broker, command: &Deprovision) -> Result<Depro
             .await
         {
             Ok(index) => {
+                transition::log(Some(&current.record), &next, broker.clock.now());
                 mark_if_late(broker, &command.instance, next.incarnation, &operation).await?;
-                tracing::info!(
-                    instance = %command.instance, incarnation = %next.incarnation, operation = %operation.id,
-                    identity = command.originating_identity, "deprovision accepted"
-                );
                 let pass = advance_from(broker, Current { record: next, index }).await?;
                 if pass.is_gone() {
                     return Ok(Deprovisioned::Done);

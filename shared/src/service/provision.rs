@@ -10,7 +10,7 @@ use super::{
     Patience, TOO_OLD, announce, begin, mark, mark_if_late, operation_name, push, stood_still, wait,
 };
 use crate::{
-    advance::{Current, Pass, Walk, advance, advance_from, log_transition, read_cluster, read_record},
+    advance::{Current, Pass, Walk, advance, advance_from, read_cluster, read_record},
     broker::Broker,
     cells::Cell,
     decide::{
@@ -28,6 +28,7 @@ use crate::{
         Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request, SCHEMA, State,
     },
     store::{Read, StoreError},
+    transition,
 };
 
 /// What a client asks for.
@@ -150,11 +151,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         withdraw(broker, current, "it was taken back before it had begun").await?;
         return Err(stood_still());
     }
-    tracing::info!(
-        instance = %command.instance, %incarnation, operation = %operation.id, node_count,
-        plan = plan.name, identity = command.originating_identity, "provision accepted"
-    );
-    log_transition(&record, &current.record);
+    transition::log(None, &current.record, broker.clock.now());
     walk.act(&current, first.effects).await?;
     let pass = walk.run(current).await?;
     if let Some(reason) = hopeless(&pass, broker.clock.now())
@@ -236,6 +233,7 @@ async fn go_on(broker: &Broker, command: &Provision, current: Current) -> Result
         command.originating_identity.clone(),
     );
     mark(broker, &command.instance, record.incarnation, &operation).await?;
+    let given_up = record.clone();
     let record = Record {
         operation: Some(operation.clone()),
         bootstrap_started: operation.started,
@@ -249,6 +247,7 @@ async fn go_on(broker: &Broker, command: &Provision, current: Current) -> Result
         .await
     {
         Ok(index) => {
+            transition::log(Some(&given_up), &record, broker.clock.now());
             mark_if_late(broker, &command.instance, record.incarnation, &operation).await?;
             advance_from(broker, Current { record, index }).await?;
             finish(broker, command, &operation).await
@@ -324,7 +323,7 @@ fn hopeless(pass: &Pass, now: Timestamp) -> Option<Error> {
 /// When etcd cannot be read or written; then it is not known.
 pub(crate) async fn withdraw(broker: &Broker, current: Current, reason: &str) -> Result<bool, Error> {
     let Current { mut record, index } = current;
-    tracing::warn!(instance = %record.instance_id, reason, "provision taken back");
+    let before = record.clone();
     if let Some(operation) = record.operation.take() {
         let ended = Some(broker.clock.now());
         record.last_operation = Some(Operation {
@@ -360,7 +359,10 @@ pub(crate) async fn withdraw(broker: &Broker, current: Current, reason: &str) ->
         .compare_and_swap(&key, &record.to_json(), index, None)
         .await
     {
-        Ok(_) => advance(broker, &record.instance_id).await.map(|_| true),
+        Ok(_) => {
+            transition::log(Some(&before), &record, broker.clock.now());
+            advance(broker, &record.instance_id).await.map(|_| true)
+        }
         Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }

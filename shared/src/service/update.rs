@@ -14,6 +14,7 @@ use crate::{
     parameters::{self, Wishes},
     record::{Failover, Operation, OperationKind, OperationState, PlanChange, Record, State},
     store::StoreError,
+    transition,
 };
 
 /// How often a lost compare-and-swap is tried again.
@@ -222,7 +223,7 @@ async fn begin_update(
         .as_ref()
         .map(|last| last.description.clone())
         .unwrap_or_default();
-    let mut next = changed(record, command, target);
+    let mut next = changed(record.clone(), command, target);
     let mut operation = begin(
         broker,
         OperationKind::Update,
@@ -242,11 +243,8 @@ async fn begin_update(
         .await
     {
         Ok(index) => {
+            transition::log(Some(&record), &next, broker.clock.now());
             mark_if_late(broker, &command.instance, next.incarnation, &operation).await?;
-            tracing::info!(
-                instance = %command.instance, operation = %operation.id, next.node_count, plan = next.request.plan_id,
-                identity = command.originating_identity, "update accepted"
-            );
             // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
             if let Err(error) = advance_from(broker, Current { record: next, index }).await {
                 tracing::warn!(instance = %command.instance, %error, "the first steps of an update were not taken");

@@ -4,6 +4,7 @@
 use serde_json::json;
 use tests::{
     gateway::{Format, Gateway},
+    log_lines,
     osb::{Osb, PLAN, SERVICE, fresh_id, nodes},
     psql::{self, Session},
     stack::{Options, Stack},
@@ -75,6 +76,8 @@ async fn an_instance_lives_by_functions_alone() {
     assert!(matches!(answer.status, 200 | 202), "{answer:?}");
     rest.succeeded(instance).await;
     stack.assert_gone(&before).await;
+    let told = log_lines::of_all(&logs, "");
+    log_lines::assert_told(&told, instance, &["provision", "update", "deprovision"]);
     // Last, since it leaves a marker for the schedule to take away.
     in_base64.deprovision(instance).await.expect(410);
 }
