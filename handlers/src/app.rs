@@ -1,8 +1,11 @@
 //! What every handler is given: the broker, and who may call it how.
 
+use std::sync::Arc;
+
 use shared::{
     broker::Broker,
     config::{Config, Credentials, Posture},
+    etcd::Etcd,
     setup::{self, SetupError},
 };
 
@@ -10,6 +13,8 @@ use shared::{
 pub struct App {
     /// The broker behind the handlers.
     pub broker: Broker,
+    /// The client that the broker reaches etcd through, for those who count what goes over it.
+    pub etcd: Etcd,
     /// The pairs of which a caller must know one.
     pub credentials: Vec<Credentials>,
     /// How closely requests must follow the specification.
@@ -23,8 +28,10 @@ impl App {
     /// When the connection to etcd cannot be set up.
     pub fn new(config: Config) -> Result<Self, SetupError> {
         let (credentials, posture) = (config.broker.credentials.clone(), config.broker.posture);
+        let etcd = setup::store(&config.kvstore)?;
         Ok(Self {
-            broker: setup::broker(config)?,
+            broker: setup::broker_on(Arc::new(etcd.clone()), config)?,
+            etcd,
             credentials,
             posture,
         })

@@ -7,6 +7,7 @@
 
 mod cursor;
 pub mod drift;
+pub mod mend;
 mod nodes;
 mod remains;
 mod settled;

@@ -12,6 +12,7 @@ use crate::{
     etcd::{self, Etcd},
     patroni_rest::HttpPatroni,
     ports::PortRange,
+    store::Store,
 };
 
 /// How long a request of a lenient client waits. Longer than a bootstrap on a busy machine, shorter than `curl`'s users are
@@ -34,6 +35,12 @@ pub enum SetupError {
 /// # Errors
 /// When a certificate cannot be read, or a machine is not a URL.
 pub fn store(kvstore: &KvStore) -> Result<Etcd, SetupError> {
+    Ok(Etcd::new(&etcd_settings(kvstore))?)
+}
+
+/// How etcd is reached as configured, with the usual time limits.
+#[must_use]
+pub fn etcd_settings(kvstore: &KvStore) -> etcd::Settings {
     let mut settings = etcd::Settings::new(kvstore.machines.clone());
     if let Some(credentials) = &kvstore.credentials {
         settings.username = Some(credentials.username.clone());
@@ -45,7 +52,7 @@ pub fn store(kvstore: &KvStore) -> Result<Etcd, SetupError> {
         settings.certificate_file = Some(certificate.certificate_file.clone());
         settings.key_file = Some(certificate.key_file.clone());
     }
-    Ok(Etcd::new(&settings)?)
+    settings
 }
 
 /// A broker as configured.
@@ -54,6 +61,14 @@ pub fn store(kvstore: &KvStore) -> Result<Etcd, SetupError> {
 /// When the connection to etcd cannot be set up.
 pub fn broker(config: Config) -> Result<Broker, SetupError> {
     let store = store(&config.kvstore)?;
+    broker_on(Arc::new(store), config)
+}
+
+/// The same on a store that is set up already.
+///
+/// # Errors
+/// When the HTTP client cannot be set up.
+pub fn broker_on(store: Arc<dyn Store>, config: Config) -> Result<Broker, SetupError> {
     let configured = config.backends.into_iter().map(|backend| Cell {
         view: CellView {
             guid: backend.guid,
@@ -86,7 +101,7 @@ pub fn broker(config: Config) -> Result<Broker, SetupError> {
         catalog: config.catalog,
     };
     Ok(Broker {
-        store: Arc::new(store),
+        store,
         cells: Arc::new(HttpCells::new()?),
         patroni: Arc::new(HttpPatroni::new()?),
         databases: Arc::new(PostgresDatabases),

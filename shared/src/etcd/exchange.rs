@@ -242,7 +242,7 @@ impl Exchange {
         self.begin();
         let response = request
             .and_then(|request| self.agent.run(request))
-            .map_err(|error| Failure::of(self.machine(place), &error))?;
+            .map_err(|error| self.failed(Failure::of(self.machine(place), &error)))?;
         let (status, index) = head(&response);
         Ok(Stream {
             status,
@@ -254,6 +254,11 @@ impl Exchange {
     /// The address of a machine.
     pub(super) fn machine(&self, place: usize) -> &str {
         self.machines.get(place).map_or("", String::as_str)
+    }
+
+    fn failed(&self, failure: Failure) -> Failure {
+        self.counters.failure();
+        failure
     }
 
     fn begin(&self) {
@@ -309,7 +314,7 @@ impl Exchange {
                     body,
                 })
             })
-            .map_err(|error| Failure::of(self.machine(place), &error))?;
+            .map_err(|error| self.failed(Failure::of(self.machine(place), &error)))?;
         if reply.status >= 500 {
             let text = format!(
                 "{}: answered {} {}",
@@ -317,11 +322,11 @@ impl Exchange {
                 reply.status,
                 excerpt(&reply.body)
             );
-            return Err(Failure {
+            return Err(self.failed(Failure {
                 text,
                 sent: true,
                 cause: Cause::Machine,
-            });
+            }));
         }
         Ok(reply)
     }

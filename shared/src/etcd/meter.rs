@@ -43,6 +43,8 @@ pub(super) fn may_have_arrived() -> bool {
 pub struct Traffic {
     /// Requests begun, including those that could not be sent, and streams of watches.
     pub requests: u64,
+    /// Those among them that a machine did not answer, or with an error of its own (5xx).
+    pub failures: u64,
     /// Bytes of requests, with their heads.
     pub bytes_sent: u64,
     /// Bytes of answers, with their heads.
@@ -53,6 +55,7 @@ pub struct Traffic {
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     requests: AtomicU64,
+    failures: AtomicU64,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -62,9 +65,14 @@ impl Counters {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(super) fn failure(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn traffic(&self) -> Traffic {
         Traffic {
             requests: self.requests.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
             bytes_sent: self.sent.load(Ordering::Relaxed),
             bytes_received: self.received.load(Ordering::Relaxed),
         }

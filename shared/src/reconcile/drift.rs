@@ -12,7 +12,12 @@ use std::{error, sync::atomic::AtomicUsize, sync::atomic::Ordering};
 use futures_util::{StreamExt, stream};
 
 pub use super::cursor::SLICE;
-use super::{AT_ONCE, cursor, remains, settled, survey::Survey};
+use super::{
+    AT_ONCE, cursor,
+    mend::{self, Mend},
+    remains, settled,
+    survey::Survey,
+};
 use crate::{
     broker::Broker,
     error::Error,
@@ -46,9 +51,9 @@ impl Run<'_> {
     }
 
     /// Counts a mend, and says what it was and why it was needed.
-    pub(super) fn mended(&self, id: &InstanceId, what: &str, why: &str) {
+    pub(super) fn mended(&self, id: &InstanceId, kind: Mend, what: &str, why: &str) {
         self.mended.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!(instance = %id, why, "mended: {what}");
+        tracing::warn!(target: mend::TARGET, instance = %id, kind = kind.as_str(), why, "mended: {what}");
     }
 }
 

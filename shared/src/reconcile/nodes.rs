@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{drift::Run, settled::Seen};
+use super::{drift::Run, mend::Mend, settled::Seen};
 use crate::{
     act::{self, Directory, Scene},
     advance::{read_cluster, read_record},
@@ -80,6 +80,7 @@ pub(super) async fn leaves_or_stays_aside(
     match run.broker.cells.remove(cell, node).await {
         RemoveAnswer::Gone => run.mended(
             id,
+            Mend::NodeRemoved,
             &format!("node {node} was removed from cell {guid}"),
             "it is known to be gone for good, and was still there",
         ),
@@ -144,6 +145,7 @@ pub(super) async fn unknown_to_their_cell(run: &Run<'_>, seen: Seen<'_>) -> Resu
             let what = format!("cell {guid} was asked for node {node} again");
             run.mended(
                 id,
+                Mend::NodeStarted,
                 &what,
                 "it did not know the node; its data is copied from the leader",
             );

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{drift::Run, nodes, settled::delete, survey::Traces};
+use super::{drift::Run, mend::Mend, nodes, settled::delete, survey::Traces};
 use crate::{
     error::Error,
     ids::{InstanceId, Port},
@@ -34,7 +34,12 @@ pub(super) async fn check(run: &Run<'_>, id: &InstanceId, traces: &Traces, tree:
             && ports::release(store, id, life, key.port, broker.settings.quarantine).await?
         {
             let what = format!("port {} went to quarantine", key.port);
-            run.mended(id, &what, "its owner is a life of the instance that is over");
+            run.mended(
+                id,
+                Mend::PortQuarantined,
+                &what,
+                "its owner is a life of the instance that is over",
+            );
         }
     }
     let tombstone = nodes::tombstone(run, id).await?;
@@ -49,7 +54,12 @@ pub(super) async fn check(run: &Run<'_>, id: &InstanceId, traces: &Traces, tree:
     if tombstone.is_some() {
         for (key, entry) in &tree.leaves {
             if delete(run, key, entry.index).await? {
-                run.mended(id, &format!("{key} was removed"), "its instance is gone");
+                run.mended(
+                    id,
+                    Mend::Leftover,
+                    &format!("{key} was removed"),
+                    "its instance is gone",
+                );
             }
         }
     }
@@ -72,7 +82,7 @@ async fn allocation(run: &Run<'_>, id: &InstanceId, entry: &Entry, was_ours: boo
     if was_ours {
         if delete(run, &keyspace::allocation(id), entry.index).await? {
             let what = format!("the allocation {} was removed", entry.value);
-            run.mended(id, &what, "its instance is gone");
+            run.mended(id, Mend::Leftover, &what, "its instance is gone");
         }
         return Ok(());
     }
@@ -86,6 +96,7 @@ async fn allocation(run: &Run<'_>, id: &InstanceId, entry: &Entry, was_ours: boo
         // which is a contract with a user; so its port stays owned, and is never handed out, until an operator deletes both.
         run.mended(
             id,
+            Mend::PortAdopted,
             &format!("port {port} was adopted"),
             "an allocation had no owner, and nothing says that it is not an older router's",
         );

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     drift::Run,
+    mend::Mend,
     nodes,
     survey::{OwnerKey, Traces},
 };
@@ -44,7 +45,7 @@ pub(super) async fn mark_again(run: &Run<'_>, record: Record, index: Index) -> R
         let why = "its marker was withdrawn before it had begun, and its handler did not come to see that";
         let current = Current { record, index };
         if withdraw(run.broker, current, why).await? {
-            run.mended(&id, "a provision was taken back", why);
+            run.mended(&id, Mend::Provision, "a provision was taken back", why);
         }
         return Ok(());
     }
@@ -54,6 +55,7 @@ pub(super) async fn mark_again(run: &Run<'_>, record: Record, index: Index) -> R
     match run.broker.store.create(&key, &value, None).await {
         Ok(_) => run.mended(
             &id,
+            Mend::Marker,
             "the marker was written again",
             "an operation was under way without one, and nobody would have come to it",
         ),
@@ -133,7 +135,12 @@ async fn projections(run: &Run<'_>, seen: Seen<'_>) -> Result<bool, Error> {
             None => (store.create(&key, cell, None).await, "it was missing".to_owned()),
         };
         match written {
-            Ok(_) => run.mended(id, &format!("the projection of node {node}"), &why),
+            Ok(_) => run.mended(
+                id,
+                Mend::Projection,
+                &format!("the projection of node {node}"),
+                &why,
+            ),
             Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => continue,
             Err(error) => return Err(error.into()),
         }
@@ -160,7 +167,7 @@ async fn remove_projection(run: &Run<'_>, record: &Record, node: NodeId, seen: I
     if delete(run, &keyspace::backend(id, node), seen).await? {
         ports::gone_or_other(store.remove_empty_directory(&keyspace::node(id, node)).await)?;
         let what = format!("the projection of node {node} was removed");
-        run.mended(id, &what, "the record does not name the node");
+        run.mended(id, Mend::Projection, &what, "the record does not name the node");
     }
     Ok(())
 }
@@ -190,6 +197,7 @@ async fn port(run: &Run<'_>, record: &Record, traces: &Traces) -> Result<bool, E
         wrote = true;
         run.mended(
             id,
+            Mend::PortOwner,
             &format!("the owner key of port {port}"),
             "the record owns the port, and the key did not say so",
         );
@@ -202,7 +210,12 @@ async fn port(run: &Run<'_>, record: &Record, traces: &Traces) -> Result<bool, E
         let why = allocation.map_or("it was missing".to_owned(), |entry| {
             format!("it was {}", entry.value)
         });
-        run.mended(id, &format!("the allocation of port {port}"), &why);
+        run.mended(
+            id,
+            Mend::Allocation,
+            &format!("the allocation of port {port}"),
+            &why,
+        );
     }
     Ok(wrote)
 }
@@ -221,7 +234,12 @@ async fn superfluous_ports(run: &Run<'_>, record: &Record, traces: &Traces) -> R
         };
         let how_long = run.broker.settings.quarantine;
         if ports::quarantine(store, *port, entry.index, how_long).await? {
-            run.mended(id, &format!("port {port} went to quarantine"), why);
+            run.mended(
+                id,
+                Mend::PortQuarantined,
+                &format!("port {port} went to quarantine"),
+                why,
+            );
         }
     }
     Ok(())
@@ -247,6 +265,7 @@ async fn settings(run: &Run<'_>, record: &Record) -> Result<(), Error> {
     if pass.is_some_and(|pass| pass.record.is_at_rest() && !differ(&pass.cluster)) {
         run.mended(
             id,
+            Mend::Settings,
             "Patroni's configuration",
             "it was not that of the instance, though nothing is under way",
         );
@@ -264,7 +283,12 @@ async fn bindings(run: &Run<'_>, seen: Seen<'_>) -> Result<(), Error> {
             && delete(run, key, entry.index).await?
         {
             let what = format!("the binding {} was removed", keyspace::last_segment(key));
-            run.mended(id, &what, "it is of a life of the instance that is over");
+            run.mended(
+                id,
+                Mend::Binding,
+                &what,
+                "it is of a life of the instance that is over",
+            );
         }
     }
     Ok(())

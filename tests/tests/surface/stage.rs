@@ -187,10 +187,12 @@ fn app(handler: &Handler, posture: Posture) -> App {
         username: username.to_owned(),
         password: SecretString::from(password),
     };
+    let config = Config::parse("broker.yml", CONFIGURATION, []).unwrap();
     App {
         broker: handler.broker().clone(),
         credentials: vec![pair(USER, USER), pair("second", "another")],
         posture,
+        ..App::new(config).unwrap()
     }
 }
 
