@@ -10,10 +10,10 @@ use lambda_http::{
     lambda_runtime::{self, LambdaEvent},
     service_fn,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use shared::config::{Config, ConfigError, ScheduledConfig};
 
-use crate::{app::App, front_door, reconcile, routes::Route};
+use crate::{app::App, embedded_metrics::Measurement, front_door, reconcile, routes::Route};
 
 /// Serves one endpoint to the Lambda runtime API until the process ends.
 ///
@@ -29,7 +29,14 @@ pub async fn run(route: &'static Route) -> Result<(), lambda_http::Error> {
     })?;
     lambda_http::run(service_fn(move |request: Request| {
         let app = Arc::clone(&app);
-        async move { Ok::<_, std::convert::Infallible>(front_door::pass(&app, route, request).await) }
+        async move {
+            let measurement = Measurement::begin(&app, route.name);
+            let response = front_door::pass(&app, route, request).await;
+            let status = response.status();
+            let properties = Map::from_iter([("status".to_owned(), status.as_u16().into())]);
+            measurement.end(status.is_server_error(), &[], properties);
+            Ok::<_, std::convert::Infallible>(response)
+        }
     }))
     .await
 }
@@ -42,7 +49,14 @@ pub async fn run_on_schedule() -> Result<(), lambda_http::Error> {
     let app = prepare(|| Ok(ScheduledConfig::load(None)?.config))?;
     lambda_runtime::run(service_fn(move |_: LambdaEvent<Value>| {
         let app = Arc::clone(&app);
-        async move { reconcile::handle(&app).await.map_err(lambda_http::Error::from) }
+        async move {
+            let measurement = Measurement::begin(&app, "reconcile");
+            let found = reconcile::handle(&app).await;
+            let counts = found.as_ref().map(reconcile::Found::counts);
+            let counts = counts.as_ref().map_or(&[][..], |counts| counts);
+            measurement.end(found.is_err(), counts, Map::new());
+            found.map_err(lambda_http::Error::from)
+        }
     }))
     .await
 }

@@ -7,6 +7,7 @@ pub mod app;
 pub mod bind;
 pub mod catalog;
 pub mod deprovision;
+mod embedded_metrics;
 pub mod fetch_binding;
 pub mod fetch_instance;
 pub mod front_door;

@@ -12,3 +12,4 @@ mod alone;
 mod interruptions;
 mod life;
 mod local_gateway;
+mod logs;
