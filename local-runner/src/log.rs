@@ -8,22 +8,22 @@ use std::{
     sync::Mutex,
 };
 
-use tracing::Level;
+use tracing_subscriber::{
+    Layer, Registry, filter::LevelFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use crate::broker::metrics::FromLog;
 
 /// A file larger than this is set aside at the next start, in the place of the one before.
 const LARGE: u64 = 16 * 1024 * 1024;
 
-const LEVEL: Level = Level::INFO;
-
 /// Logs to standard error.
 pub(crate) fn to_stderr() {
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_max_level(LEVEL);
+    let lines = fmt::layer().with_writer(io::stderr);
     if io::stderr().is_terminal() {
-        subscriber.with_target(false).init();
+        begin(lines.with_target(false));
     } else {
-        subscriber.json().flatten_event(true).init();
+        begin(lines.json().flatten_event(true));
     }
 }
 
@@ -36,11 +36,8 @@ pub(crate) fn to_file(path: &Path) -> io::Result<()> {
         fs::rename(path, path.with_extension("log.1"))?;
     }
     let file = append(path)?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(LEVEL)
-        .json()
-        .flatten_event(true);
-    subscriber.with_writer(Mutex::new(file)).init();
+    let lines = fmt::layer().json().flatten_event(true);
+    begin(lines.with_writer(Mutex::new(file)));
     Ok(())
 }
 
@@ -54,4 +51,11 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
         .append(true)
         .mode(0o600)
         .open(path)
+}
+
+/// What is logged is counted as well.
+fn begin(lines: impl Layer<Registry> + Send + Sync) {
+    tracing_subscriber::registry()
+        .with(lines.and_then(FromLog).with_filter(LevelFilter::INFO))
+        .init();
 }

@@ -14,6 +14,7 @@ pub mod canned;
 pub mod child;
 pub mod conformance;
 pub mod etcd;
+pub mod exposition;
 pub mod faults;
 pub mod functions;
 pub mod gateway;

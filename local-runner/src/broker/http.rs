@@ -1,6 +1,10 @@
 //! Routing: turns HTTP requests into those that a gateway would send to the functions.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -8,7 +12,7 @@ use axum::{
     extract::{RawPathParams, Request as HttpRequest},
     http::{HeaderValue, Method, StatusCode, header},
     response::Response as HttpResponse,
-    routing::{MethodFilter, on},
+    routing::{MethodFilter, get, on},
 };
 use handlers::{
     app::App,
@@ -20,14 +24,19 @@ use lambda_http::{Body, RequestExt, Response};
 use shared::error::Error;
 use tokio::time::timeout;
 
+use super::{
+    metrics,
+    monitor::{self, Monitor},
+};
+
 /// The largest body of a request. The schemas of parameters are far smaller.
 const BODY_LIMIT: usize = 1 << 20;
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
-pub(super) fn router(app: &Arc<App>) -> Router {
-    let mut router = Router::new();
+pub(super) fn router(app: &Arc<App>, monitor: &Arc<Monitor>) -> Router {
+    let mut router = own_routes(app, monitor);
     for route in routes::ALL {
         let app = Arc::clone(app);
         let handler = move |parameters: RawPathParams, request: HttpRequest| async move {
@@ -50,6 +59,21 @@ pub(super) fn router(app: &Arc<App>) -> Router {
         .method_not_allowed_fallback(refuse(|| Error::MethodNotAllowed))
 }
 
+/// What is about this process, and no function has. Probes send no credentials, and are told nothing that is worth any.
+fn own_routes(app: &Arc<App>, monitor: &Arc<Monitor>) -> Router {
+    let (app, ready, told) = (Arc::clone(app), Arc::clone(monitor), Arc::clone(monitor));
+    let metrics = move |request: HttpRequest| async move {
+        match front_door::authenticate(&app, request.headers()) {
+            Ok(()) => told.metrics().await,
+            Err(refused) => answer(&app, Err(refused), request).await,
+        }
+    };
+    Router::new()
+        .route("/healthz", get(async || monitor::alive()))
+        .route("/readyz", get(move || async move { ready.ready().await }))
+        .route("/metrics", get(metrics))
+}
+
 /// What the handlers answer. The body is read only for a caller whom the front door lets in.
 async fn answer(app: &App, route: Result<&Route, Error>, request: HttpRequest) -> HttpResponse {
     let query = request.uri().query().and_then(|query| {
@@ -61,8 +85,14 @@ async fn answer(app: &App, route: Result<&Route, Error>, request: HttpRequest) -
         Some(query) => request.with_query_string_parameters(query),
         None => request,
     };
+    let began = Instant::now();
+    let (method, path) = route
+        .as_ref()
+        .map_or(("other", "unknown"), |route| (route.method, route.path));
     let (head, content) = request.into_parts();
-    write(front_door::receive(app, route, head, read(content)).await)
+    let response = front_door::receive(app, route, head, read(content)).await;
+    metrics::request(method, path, response.status().as_u16(), began.elapsed());
+    write(response)
 }
 
 async fn read(content: HttpBody) -> Result<Body, Error> {

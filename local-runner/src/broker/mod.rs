@@ -4,6 +4,9 @@
 //! an instance. Killed at any moment, it leaves only what etcd holds, and goes on from that when it is started again.
 
 mod http;
+mod lookout;
+pub(crate) mod metrics;
+mod monitor;
 mod reconcile_loop;
 mod server;
 mod taken;
@@ -15,7 +18,7 @@ use handlers::app::App;
 use shared::{config::Config, setup::SetupError};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use self::tls::Certificate;
+use self::{lookout::Lookout, metrics::Metrics, monitor::Monitor, tls::Certificate};
 use crate::port_holder;
 
 /// Why the broker could not be started, or ended.
@@ -36,6 +39,9 @@ pub(crate) enum BrokerError {
     /// started anew.
     #[error("a part of the broker has ended")]
     Part(#[source] std::io::Error),
+    /// The metrics cannot be kept.
+    #[error("the metrics cannot be kept")]
+    Metrics(#[from] metrics::MetricsError),
     /// The certificate cannot be used.
     #[error("the broker's certificate cannot be used")]
     Certificate(#[source] std::io::Error),
@@ -44,6 +50,8 @@ pub(crate) enum BrokerError {
 /// A broker that holds its port already.
 pub(crate) struct BrokerServer {
     app: Arc<App>,
+    metrics: Metrics,
+    lookout: Arc<Lookout>,
     listener: TcpListener,
     certificate: Option<Arc<Certificate>>,
 }
@@ -57,13 +65,18 @@ impl BrokerServer {
         let address = SocketAddr::new(config.broker.bind_address, config.broker.port);
         let certificate = config.broker.certificate.clone().map(Certificate::load);
         let certificate = certificate.transpose().map_err(BrokerError::Certificate)?;
+        let hasty = lookout::client(&config.kvstore)?;
         let app = Arc::new(App::new(config)?);
+        let lookout = Lookout::new(hasty, Arc::clone(&app.broker.settings));
+        let metrics = Metrics::keep()?;
         let listener = TcpListener::bind(address)
             .await
             .map_err(|source| BrokerError::Listen { address, source })?;
         tracing::info!(%address, tls = certificate.is_some(), "the broker listens");
         Ok(Self {
             app,
+            metrics,
+            lookout: Arc::new(lookout),
             listener,
             certificate: certificate.map(Arc::new),
         })
@@ -79,7 +92,10 @@ impl BrokerServer {
         if let Some(certificate) = self.certificate.clone() {
             beside.spawn(async move { certificate.follow().await });
         }
-        let router = http::router(&self.app);
+        let metrics = self.metrics.clone();
+        beside.spawn(async move { metrics.keep_small().await });
+        let monitor = Monitor::new(&self.app, self.metrics, self.lookout);
+        let router = http::router(&self.app, &Arc::new(monitor));
         let server = server::serve(self.listener, self.certificate, router, stop);
         while_nothing_ends(server, beside).await
     }

@@ -104,5 +104,9 @@ fn the_document_has_the_routes_of_the_handlers() {
         .iter()
         .map(|route| (route.method.to_owned(), route.path.to_owned()))
         .collect();
-    assert_eq!(Document::load().routes(), routes);
+    let document = Document::load();
+    assert_eq!(document.routes(), routes);
+    // tests/observability.rs asks for these.
+    let own = ["/healthz", "/metrics", "/readyz"].map(str::to_owned);
+    assert_eq!(document.of_local_runner, own.into());
 }

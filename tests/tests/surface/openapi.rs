@@ -16,6 +16,8 @@ pub(crate) type Endpoint = (String, String);
 
 /// The document.
 pub(crate) struct Document {
+    /// The paths that no handler serves, but local-runner itself.
+    pub(crate) of_local_runner: BTreeSet<String>,
     /// What each endpoint may answer; `None` where there is no body.
     bodies: BTreeMap<(Endpoint, u16), Option<Validator>>,
 }
@@ -25,7 +27,12 @@ impl Document {
         let text = fs::read_to_string(repository_file("config/openapi.yaml")).unwrap();
         let whole: Value = serde_saphyr::from_str(&text).unwrap();
         let mut bodies = BTreeMap::new();
-        for (path, item) in whole["paths"].as_object().unwrap() {
+        let (own, paths): (Vec<_>, Vec<_>) = whole["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .partition(|(_, item)| item["x-served-by"] == "local-runner");
+        for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
                 if method == "parameters" {
                     continue;
@@ -39,7 +46,10 @@ impl Document {
                 }
             }
         }
-        Self { bodies }
+        Self {
+            of_local_runner: own.into_iter().map(|(path, _)| path.clone()).collect(),
+            bodies,
+        }
     }
 
     /// All endpoints.
