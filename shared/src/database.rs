@@ -230,7 +230,7 @@ impl Databases for PostgresDatabases {
     }
 
     async fn settings(&self, door: &Door) -> Result<NodeSettings, DatabaseError> {
-        with_session(door, async |client| {
+        with_session(door, MAINTENANCE, async |client| {
             let sql = "SELECT coalesce(current_setting($1, true), ''), \
                        EXISTS (SELECT FROM pg_settings WHERE pending_restart)";
             let row = client.query_one(sql, &[&VERSION]).await.map_err(explain)?;
