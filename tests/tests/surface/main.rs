@@ -11,10 +11,12 @@
 )]
 
 mod answer;
+mod model;
 mod openapi;
 mod over_http;
 mod request;
 mod rules;
+mod sequences;
 mod stage;
 mod table;
 

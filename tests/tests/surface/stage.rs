@@ -149,6 +149,22 @@ impl Stage {
         answer
     }
 
+    /// So many seconds pass, and the schedule runs.
+    pub(crate) async fn go_on(&self, seconds: u32) {
+        for second in 0..seconds {
+            self.world.tick();
+            self.handler.reconcile().await.unwrap();
+            if second % 5 == 0 {
+                self.handler.mend().await.unwrap();
+            }
+        }
+    }
+
+    /// The world that it is played in.
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
     /// Everything that is stored about instances and ports.
     pub(crate) fn content(&self) -> BTreeMap<String, String> {
         let content = self.world.store.content().into_iter();
