@@ -1,5 +1,5 @@
 # `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install), ARCHITECTURE (for
-# package), STATE_DIR (for functions).
+# package), STATE_DIR (for functions), FUZZ_MINUTES (for fuzz).
 
 ifeq ($(shell command -v cargo 2>/dev/null),)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -20,11 +20,13 @@ ARCHITECTURE ?= $(shell uname -m)
 # That of `local-runner up`
 STATE_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/patroni-broker/up,$(HOME)/.local/state/patroni-broker)
 
+FUZZ_MINUTES ?= 10
+
 # The tests run with Debian's Patroni and with this one. Their harness knows this path.
 PATRONI_4_VERSION := 4.1.5
 PATRONI_4 := $(TARGET)/tools/patroni-4/bin/patroni
 
-.PHONY: help dependencies build demo functions test faults bench package install clean
+.PHONY: help dependencies build demo functions test fuzz faults bench package install clean
 
 help: ## list the targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +52,10 @@ test: dependencies $(CFN_LINT) $(CARGO_LAMBDA) $(SCHEMATHESIS) $(PATRONI_4) ## c
 	$(CARGO) build --locked --workspace # the tests start these binaries
 	$(CARGO) test --locked --workspace
 	$(CARGO) test --locked -p tests --test schemathesis -- --ignored
+
+fuzz: ## try every parser of what comes from outside for FUZZ_MINUTES (10), one after the other
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked -p tests --test surface -- --nocapture --test-threads 1 fuzz::
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked -p local-runner -- --nocapture --test-threads 1 fuzz::
 
 faults: dependencies ## try the faults of the README's table, and print it
 	@mkdir -p $(TARGET)

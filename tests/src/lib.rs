@@ -17,6 +17,7 @@ pub mod etcd;
 pub mod exposition;
 pub mod faults;
 pub mod functions;
+pub mod fuzz;
 pub mod gateway;
 pub mod instance;
 pub mod keys;

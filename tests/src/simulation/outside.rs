@@ -193,7 +193,8 @@ impl World {
             let key = format!("{}/config", keyspace::scope(&patroni.id.instance));
             let entry = now(self.store.get(&key, Read::Quorum)).unwrap();
             let entry = entry.ok_or("there is no configuration")?;
-            let mut config: Map<String, Value> = serde_json::from_str(&entry.value).unwrap();
+            let config = serde_json::from_str(&entry.value);
+            let mut config: Map<String, Value> = config.map_err(|_| "500: no configuration to patch")?;
             merge(&mut config, patch);
             let config = Value::Object(config).to_string();
             now(self.store.compare_and_swap(&key, &config, entry.index, None))

@@ -11,6 +11,7 @@
 )]
 
 mod answer;
+mod fuzz;
 mod model;
 mod openapi;
 mod over_http;

@@ -165,6 +165,11 @@ impl Stage {
         &self.world
     }
 
+    /// The broker that is asked.
+    pub(crate) fn handler(&self) -> &Handler {
+        &self.handler
+    }
+
     /// Everything that is stored about instances and ports.
     pub(crate) fn content(&self) -> BTreeMap<String, String> {
         let content = self.world.store.content().into_iter();

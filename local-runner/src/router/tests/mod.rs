@@ -2,6 +2,7 @@
 
 mod bench;
 mod churn;
+mod fuzz;
 mod properties;
 mod rules;
 mod serving;

@@ -1,5 +1,7 @@
 //! What is decided, by table.
 
+mod fuzz;
+
 use serde_json::json;
 use shared::record::Node;
 use uuid::Uuid;
