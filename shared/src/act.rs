@@ -21,7 +21,7 @@ use crate::{
     error::Error,
     ids::{CellGuid, NodeId},
     keyspace,
-    master_keys::Kind,
+    master_keys::{DeriveError, Kind},
     ports,
     record::{PortClaim, Record},
     roll::{self, Roll},
@@ -205,7 +205,7 @@ async fn carry_out(
         }
         Effect::Prepare => prepare(broker, scene).await?,
         Effect::AskReplication => Finding::Replication(patroni::replication(broker, scene).await),
-        Effect::AskSettings => Finding::Settings(patroni::settings(broker, scene).await?),
+        Effect::AskSettings => Finding::Settings(patroni::settings(broker, scene).await),
         Effect::Configure(patch) => patroni::configure(broker, scene, patch).await?,
         Effect::Restart { node, role } => patroni::restart(broker, scene, *node, role).await?,
         Effect::Switchover { leader, candidate } => {
@@ -321,14 +321,27 @@ async fn remove(
     Finding::Removed(node, broker.cells.remove(cell, node).await)
 }
 
-async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, Error> {
+async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, DeriveError> {
     let identifier = scene.cluster.system_identifier();
-    let (Some(door), Some(identifier)) = (broker.public_door(scene.record)?, identifier) else {
-        return Ok(Finding::Nothing);
+    let keys = || {
+        let nodes = NodePasswords {
+            replication: broker.password(scene.record, Kind::Replication)?,
+            rewind: broker.password(scene.record, Kind::Rewind)?,
+        };
+        broker.public_door(scene.record).map(|door| (door, nodes))
     };
-    let nodes = NodePasswords {
-        replication: broker.password(scene.record, Kind::Replication)?,
-        rewind: broker.password(scene.record, Kind::Rewind)?,
+    let (door, nodes) = match keys() {
+        Ok((Some(door), nodes)) => (door, nodes),
+        Ok((None, _)) => return Ok(Finding::Nothing),
+        // A fact like any other, so that the operation ends.
+        Err(error) => {
+            tracing::error!(instance = %scene.record.instance_id, %error, "the leader cannot be asked");
+            let reason = "the broker does not have the instance's master key".to_owned();
+            return Ok(Finding::Prepared(Err(reason)));
+        }
+    };
+    let Some(identifier) = identifier else {
+        return Ok(Finding::Nothing);
     };
     let prepared = broker.databases.prepare(&door, identifier, &nodes).await;
     Ok(Finding::Prepared(prepared.map_err(|error| error.to_string())))

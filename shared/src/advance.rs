@@ -220,7 +220,13 @@ impl<'b> Walk<'b> {
                         let (again, seen) = join!(read_record(broker, &id), read_cluster(broker, &id));
                         self.cluster = seen?;
                         match again? {
-                            Some(again) if again.record.incarnation == incarnation => current = again,
+                            Some(again) if again.record.incarnation == incarnation => {
+                                current = again;
+                                // These were found out about a cluster as others may have changed it since.
+                                self.facts.settings = None;
+                                self.facts.replication = None;
+                                self.facts.prepared = None;
+                            }
                             // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
                             _ => {
                                 self.facts.gone = true;

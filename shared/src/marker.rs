@@ -1,13 +1,14 @@
 //! The marker of an operation under way, at `/operations/<id>`: how reconcile finds instances that nobody polls.
 //!
 //! **Guarantees.** It is written before the record that it announces, so that no operation is ever without one for longer
-//! than it takes to notice a marker that says nothing true. A deprovision that finds no instance leaves one too, a fence, for
-//! [`FENCE_TTL`]: a provision that stood still before it announced itself sees that its time is over.
+//! than it takes to notice a marker that says nothing true. A deprovision leaves one behind, a fence, for [`FENCE_TTL`], also
+//! one that finds no instance: a provision that stood still before it announced itself sees that its time is over.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::{
     ids::{Incarnation, OperationId},
@@ -52,6 +53,17 @@ impl Marker {
         }
     }
 
+    /// The fence of a deprovision that was asked for `since` then: of no life, so that nobody takes it for their own.
+    #[must_use]
+    pub fn fence(life: Uuid, operation: Uuid, since: Timestamp) -> Self {
+        Self {
+            incarnation: Incarnation::from(life),
+            operation: OperationId::from(operation),
+            kind: OperationKind::Deprovision,
+            since,
+        }
+    }
+
     /// Reads a marker as it stands in etcd; `None` for anything else.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
@@ -88,8 +100,6 @@ impl Marker {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     #[test]

@@ -135,9 +135,13 @@ async fn is_taken_back(broker: &Broker, current: &Current, entry: &Entry) -> Res
     let (Some(marker), Some(operation)) = (Marker::parse(&entry.value), &record.operation) else {
         return Ok(false);
     };
-    let is_anothers = marker.kind == OperationKind::Deprovision && marker.incarnation != record.incarnation;
-    if !is_anothers || !settled::is_unaccepted(record) {
+    if marker.kind != OperationKind::Deprovision || !settled::is_unaccepted(record) {
         return Ok(false);
+    }
+    // Of this very life: whoever was about to end it has died before the record said so. If it is one who withdraws, its
+    // marker has taken the place of the fence.
+    if marker.incarnation == record.incarnation {
+        return Ok(operation.kind == OperationKind::Provision);
     }
     if marker.ends_what_began(operation.started) {
         return Ok(true);

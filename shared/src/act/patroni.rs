@@ -2,8 +2,10 @@
 //!
 //! **Guarantees.** A late call does nothing that is not called for any more: a switchover names both members, a restart happens
 //! only where Patroni holds one for pending.
-//! **Caveats.** A late patch of the configuration counts. What it has undone is mended by
-//! [`decide`](crate::decide), which knows what the nodes should run with ([`Record::settings`](crate::record::Record)).
+//! A patch of the configuration is sent only while the record stands as it was decided on.
+//! **Caveats.** A handler that stands still right between that look and its patch makes a late patch, which counts. What it
+//! has undone is mended by [`decide`](crate::decide), which knows what the nodes should run with
+//! ([`Record::settings`](crate::record::Record)).
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::{Finding, Scene};
 use crate::{
+    advance::read_record,
     broker::Broker,
     database::{Door, NodeSettings},
     error::Error,
@@ -46,6 +49,10 @@ pub(super) async fn configure(
     let Some(api) = leader_api(scene) else {
         return Ok(Finding::Nothing);
     };
+    let now = read_record(broker, &scene.record.instance_id).await?;
+    if now.is_none_or(|now| now.index != scene.index) {
+        return Ok(Finding::Nothing);
+    }
     tracing::info!(instance = %scene.record.instance_id, patch = ?patch, "changing Patroni's configuration");
     let done = broker.patroni.configure(&api, &password, patch).await;
     Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
@@ -85,12 +92,16 @@ pub(super) async fn restart(
     Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
 }
 
-/// What the nodes that stay run with, each asked at its own address. One that does not answer is left out.
-pub(super) async fn settings(
-    broker: &Broker,
-    scene: Scene<'_>,
-) -> Result<BTreeMap<NodeId, NodeSettings>, Error> {
-    let password = broker.password(scene.record, Kind::Superuser)?;
+/// What the nodes that stay run with, each asked at its own address. One that does not answer is left out, and none does to
+/// a broker that has no password for them: then too the operation must end.
+pub(super) async fn settings(broker: &Broker, scene: Scene<'_>) -> BTreeMap<NodeId, NodeSettings> {
+    let password = match broker.password(scene.record, Kind::Superuser) {
+        Ok(password) => password,
+        Err(error) => {
+            tracing::error!(instance = %scene.record.instance_id, %error, "nodes cannot be asked what they run with");
+            return BTreeMap::new();
+        }
+    };
     let door = |address: &str| {
         let (host, port) = address.rsplit_once(':')?;
         Some(Door {
@@ -115,5 +126,5 @@ pub(super) async fn settings(
             }
         }
     }
-    Ok(settings)
+    settings
 }

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     ids::{InstanceId, NodeId, OperationId},
     keyspace,
-    marker::Marker,
+    marker::{FENCE_TTL, Marker},
     ports::{self, gone_or_other},
     record::{PortClaim, Record, Tombstone},
     store::{Child, Index, Read, Store, StoreError},
@@ -134,12 +134,21 @@ pub(super) async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, E
     tracing::info!(instance = %id, incarnation = %record.incarnation, "the instance is gone");
     // The marker last: it leads reconcile to what a crash leaves here.
     remove_directories(store, id).await?;
-    // Whatever was about this life is over. Another life's is of a provision that has seen the record gone.
+    // Whatever was about this life is over. Another life's is of a provision that has seen the record gone. A fence takes
+    // the marker's place: provisions that were asked for before this deprovision, and stood still since, make nothing.
     let key = keyspace::operation(id);
     if let Some(entry) = store.get(&key, Read::Quorum).await?
         && Marker::parse(&entry.value).is_none_or(|marker| marker.incarnation == record.incarnation)
     {
-        gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
+        let now = broker.clock.now();
+        let asked_for = record
+            .latest_operation()
+            .map_or(now, |operation| operation.started);
+        let fence = Marker::fence(broker.clock.random(), broker.clock.random(), asked_for);
+        let fenced = store
+            .compare_and_swap(&key, &fence.to_json(), entry.index, Some(FENCE_TTL))
+            .await;
+        gone_or_other(fenced.map(drop))?;
     }
     Ok(Finding::Buried)
 }

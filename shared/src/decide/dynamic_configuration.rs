@@ -72,7 +72,10 @@ fn sized(memory: u32) -> Map<String, Value> {
 
 /// Enough of a digest to tell configurations apart.
 fn hex_digest(settings: &Value) -> String {
-    let digest = Sha256::digest(settings.to_string());
+    // Whoever wrote the catalog may have named the settings in another order.
+    let mut sorted = settings.clone();
+    sorted.sort_all_objects();
+    let digest = Sha256::digest(sorted.to_string());
     digest
         .iter()
         .take(8)

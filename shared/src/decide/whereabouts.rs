@@ -27,11 +27,12 @@ pub(super) fn is_lost(record: &Record, id: NodeId, node: &Node, situation: &Situ
     let Some(roll) = &situation.facts.roll else {
         return false;
     };
-    let now = situation.now;
+    // Whoever stood still since it looked has not watched meanwhile: what counts is the time of the look.
+    let looked = roll.looked;
     let for_long = roll
         .missing_since(&node.cell)
-        .is_some_and(|since| now.duration_since(since) > situation.replace_after);
-    let gone = roll.is_destroyed(&node.cell) || (for_long && !roll.many_are_missing(now));
+        .is_some_and(|since| looked.duration_since(since) > situation.replace_after);
+    let gone = roll.is_destroyed(&node.cell) || (for_long && !roll.many_are_missing(looked));
     gone && situation.cluster.member(id).is_none() && is_led_by_another(record, id, situation)
 }
 

@@ -8,7 +8,7 @@ use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
     error::Error,
-    ids::{Incarnation, InstanceId, OperationId},
+    ids::{Incarnation, InstanceId},
     keyspace,
     marker::{FENCE_TTL, Marker},
     record::{Operation, OperationKind, OperationState, Phase, Record, State},
@@ -155,12 +155,7 @@ async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<
     if marker.as_ref().is_some_and(is_later_fence) {
         return Ok(Found::Nothing);
     }
-    let fence = Marker {
-        incarnation: Incarnation::from(broker.clock.random()),
-        operation: OperationId::from(broker.clock.random()),
-        kind: OperationKind::Deprovision,
-        since: began,
-    };
+    let fence = Marker::fence(broker.clock.random(), broker.clock.random(), began);
     let (value, ttl) = (fence.to_json(), Some(FENCE_TTL));
     if entry.is_some() {
         // It may be of a deprovision that died at its very end, and lead reconcile to what that has left. A fence does not:

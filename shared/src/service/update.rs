@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Patience, begin, limit, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, TOO_OLD, begin, limit, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -78,6 +78,7 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         return Ok(Updated::Done);
     }
     command.patience.check()?;
+    let began = broker.clock.now();
     let mut meant = None;
     for _ in 0..TRIES {
         let Some(current) = read_record(broker, &command.instance).await? else {
@@ -120,6 +121,11 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
             return Ok(Updated::Done);
         }
         check_room(broker, record, &wishes).await?;
+        if broker.clock.now().duration_since(began) > TOO_OLD {
+            return Err(Error::Concurrency(
+                "the request stood still, and nothing was changed; send it again".to_owned(),
+            ));
+        }
         let target = Target {
             plan,
             wishes,
@@ -145,20 +151,16 @@ async fn only_context(
         let Some(Current { record, index }) = read_record(broker, &command.instance).await? else {
             return Err(Error::NotFound("there is no such instance".to_owned()));
         };
-        let plan = command.plan_id.as_deref().unwrap_or(record.known_plan());
-        let same_plan = record.request.service_id == command.service_id && record.request.plan_id == plan;
+        let named = command.plan_id.as_ref();
+        let same_plan = record.request.service_id == command.service_id
+            && named.is_none_or(|plan| *plan == record.request.plan_id);
         if !same_plan || !is_maintained(command, &record) {
             return Ok(false);
         }
         // It may be the repetition of a request that has begun more than that.
-        let has_begun_more = match &record.operation {
-            Some(_) => record.context == *context,
-            None => {
-                let last = record.last_operation.as_ref();
-                last.is_some_and(|last| last.state == OperationState::Failed)
-            }
-        };
-        if has_begun_more {
+        let failed = |last: &Operation| last.state == OperationState::Failed;
+        let is_unfinished = record.operation.is_some() || record.last_operation.as_ref().is_some_and(failed);
+        if is_unfinished && record.context == *context {
             return Ok(false);
         }
         check_idle(&record)?;
