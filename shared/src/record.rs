@@ -15,6 +15,10 @@ use crate::ids::{CellGuid, Incarnation, InstanceId, NodeId, OperationId, Port};
 /// The version of the record's shape that this code writes. A record with a higher one is left alone.
 pub const SCHEMA: u32 = 1;
 
+/// The most nodes that any plan allows: more replicas than that stream from one leader only with care that the broker does
+/// not take. A record that wants more is none; whoever believed it would run out of memory.
+pub const MOST_NODES: u32 = 32;
+
 /// An instance, as all handlers agree on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -345,7 +349,12 @@ impl Record {
         if schema > SCHEMA {
             return Err(CorruptDocument::Newer(schema));
         }
-        serde_json::from_str(value).map_err(json)
+        let record: Self = serde_json::from_str(value).map_err(json)?;
+        if record.node_count > MOST_NODES {
+            let text = format!("{} nodes are wanted, more than {MOST_NODES}", record.node_count);
+            return Err(CorruptDocument::Json(text));
+        }
+        Ok(record)
     }
 
     /// The record as it is written to etcd.

@@ -4,7 +4,7 @@ use serde_json::Map;
 
 use crate::{
     catalog::{Cluster, NodeCount, PatroniTiming},
-    record::Failover,
+    record::{Failover, MOST_NODES},
 };
 
 use super::{
@@ -29,8 +29,6 @@ pub(super) const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", 
 
 const FAILOVERS: &[(&str, Failover)] = &[("restart", Failover::Restart), ("promote", Failover::Promote)];
 
-/// More replicas than this stream from one leader only with care that the broker does not take.
-const MOST_NODES: u32 = 32;
 /// Megabytes that a node may be sized for.
 const MEMORY: std::ops::RangeInclusive<u32> = 64..=1024 * 1024;
 const DEFAULT_NODES: NodeCount = NodeCount { default: 2, max: 4 };

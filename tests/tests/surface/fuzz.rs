@@ -429,6 +429,17 @@ fn documents() {
     });
 }
 
+/// A process that believed it would be aborted for want of memory.
+#[test]
+fn a_record_of_too_many_nodes_is_none() {
+    let record = &samples(&leaves("bound"), "i1/record")[0];
+    let mut record: Value = serde_json::from_str(record).unwrap();
+    for (count, fits) in [(32, true), (33, false), (u32::MAX, false)] {
+        record["node_count"] = count.into();
+        assert_eq!(Record::parse(&record.to_string()).is_ok(), fits, "{count}");
+    }
+}
+
 /// What is decided about a record and a cluster that nobody could have meant.
 #[test]
 fn decisions() {
