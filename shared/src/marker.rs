@@ -18,8 +18,9 @@ use crate::{
 /// How long a marker may announce an operation that no record knows: its handler may be between the two writes.
 const GRACE: SignedDuration = SignedDuration::from_secs(60);
 
-/// How long a fence stands: as long as it can be of use, for requests that began before it are too old by then.
-pub const FENCE_TTL: Duration = Duration::from_secs(60);
+/// How long a fence stands: twice as long as it is of use, for requests that began before it are too old by then. Reconcile takes
+/// it away between, and looks once more for what has come late; without reconcile it goes by itself.
+pub const FENCE_TTL: Duration = Duration::from_secs(120);
 
 /// How long an operation is left to the handler that accepted it. That one alone knows whether anything came of its first
 /// steps, and may take the operation back and say so. A cell whose machine is gone costs it two seconds.

@@ -183,6 +183,7 @@ async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Er
     if says_nothing {
         tracing::info!(instance = %id, "a marker without an instance is removed");
         act::remove_directories(store, id).await?;
+        act::remove_scope_directories(store, id).await?;
         gone_or_other(
             store
                 .compare_and_delete(&keyspace::operation(id), entry.index)

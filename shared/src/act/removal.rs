@@ -168,6 +168,19 @@ pub async fn remove_directories(store: &dyn Store, id: &InstanceId) -> Result<()
     Ok(())
 }
 
+/// Removes Patroni's directories of an instance that is gone, as far as they are empty: a member that publishes itself while
+/// its process ends makes them again, and its key runs out.
+///
+/// # Errors
+/// When etcd cannot be written.
+pub async fn remove_scope_directories(store: &dyn Store, id: &InstanceId) -> Result<(), StoreError> {
+    let scope = keyspace::scope(id);
+    for directory in [format!("{scope}/members"), format!("{scope}/optime"), scope] {
+        gone_or_other(store.remove_empty_directory(&directory).await)?;
+    }
+    Ok(())
+}
+
 /// A handler that was frozen here may find the tombstone of a later life: the later one stays.
 async fn write_tombstone(broker: &Broker, record: &Record) -> Result<(), StoreError> {
     let Some(operation) = record.latest_operation().cloned() else {

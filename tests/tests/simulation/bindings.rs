@@ -107,6 +107,7 @@ fn a_binding_can_log_in_until_it_is_unbound() {
     assert_bound(&world, &next);
     handler.ask(handler.deprovision(&id())).unwrap().unwrap();
     handler.ask(handler.poll_to_the_end(&id())).unwrap();
+    settle(&world);
     audit::assert_in_order(&world);
 }
 

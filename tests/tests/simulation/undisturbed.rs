@@ -112,6 +112,7 @@ fn exhausted_ports_are_refused_at_once_and_leave_nothing() {
         let one_more = handler.ask(handler.provision(&id(), 1)).unwrap();
         assert!(matches!(one_more, Err(Error::Unprocessable(_))), "{one_more:?}");
         assert!(world.record(&id()).is_none());
+        settle(&world);
         audit::assert_in_order(&world);
     }
 }
@@ -160,6 +161,7 @@ fn all_cells_down_is_said_at_once_and_leaves_nothing() {
     let answer = handler.ask(handler.provision(&id(), 2)).unwrap();
     assert!(matches!(answer, Err(Error::CellsUnavailable(_))), "{answer:?}");
     assert!(world.record(&id()).is_none());
+    settle(&world);
     audit::assert_in_order(&world);
 }
 
