@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use shared::ids::CellGuid;
+use shared::ids::{CellGuid, InstanceId};
 
 use crate::{status::StatusArguments, up};
 
@@ -38,6 +38,11 @@ pub(crate) enum Command {
     /// their cluster has a leader. Should the cell come back all the same, the declaration is void; nodes that counted as
     /// gone are deleted from it.
     DeclareCellDestroyed(DestroyedCell),
+    /// Make an instance anew whose every copy is lost: empty, at the same port, with the logins that it had.
+    ///
+    /// Refused unless that is certain: of each node, the cell was declared destroyed, or runs and says itself that it does not
+    /// hold the node. Waits for the end; given again meanwhile, it joins. A copy that turns up later is removed.
+    Recreate(LostInstance),
     /// Print everything that etcd alone knows, as JSON: records, bindings, ports. No secret is in it.
     Export(ConfigFile),
     /// Write an export into an etcd that has lost everything. Nothing is overwritten; stop the brokers first.
@@ -59,6 +64,14 @@ pub(crate) struct DestroyedCell {
     pub(crate) file: ConfigFile,
     /// The cell's guid, as `show-cells` prints it.
     pub(crate) guid: CellGuid,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LostInstance {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The instance's id.
+    pub(crate) instance: InstanceId,
 }
 
 #[derive(Debug, Args)]

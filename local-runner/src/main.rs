@@ -11,6 +11,7 @@ mod interrupts;
 mod log;
 mod port_holder;
 mod process;
+mod recreate;
 mod router;
 mod status;
 mod steps;
@@ -61,6 +62,7 @@ async fn run(command: Command) -> ExitCode {
         Command::ServiceStatus(arguments) => told(show(status::View::Services, &arguments).await),
         Command::ShowCells(arguments) => told(show(status::View::Cells, &arguments).await),
         Command::DeclareCellDestroyed(cell) => told(declare_destroyed(&cell).await),
+        Command::Recreate(lost) => told(recreate::run(&lost).await),
         Command::Export(file) => told(export(&file).await),
         Command::Import(arguments) => told(import(&arguments).await),
         part => {
@@ -104,6 +106,7 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         | Command::ServiceStatus(_)
         | Command::ShowCells(_)
         | Command::DeclareCellDestroyed(_)
+        | Command::Recreate(_)
         | Command::Export(_)
         | Command::Import(_) => {}
     }

@@ -4,6 +4,7 @@
 //! through). [`Effect::Unmark`] and [`Effect::Bury`] run last, and only when nothing before them failed. Nothing is deleted
 //! but on the index at which it was seen.
 
+mod logins;
 mod patroni;
 mod removal;
 
@@ -49,6 +50,7 @@ enum Finding {
     Started(NodeId, StartAnswer),
     Removed(NodeId, RemoveAnswer),
     Prepared(Result<(), String>),
+    Logins(Result<(), String>),
     Replication(BTreeMap<String, String>),
     Settings(BTreeMap<NodeId, NodeSettings>),
     PortReleased,
@@ -149,6 +151,7 @@ fn take_in(done: Vec<Result<Finding, Error>>, directory: &mut Directory, facts: 
                 facts.not_removed.insert(node, reason);
             }
             Ok(Finding::Prepared(result)) => facts.prepared = Some(result),
+            Ok(Finding::Logins(result)) => facts.logins = Some(result),
             Ok(Finding::Replication(states)) => facts.replication = Some(states),
             Ok(Finding::Settings(settings)) => facts.settings = Some(settings),
             Ok(Finding::PortReleased) => facts.port_released = true,
@@ -204,6 +207,7 @@ async fn carry_out(
             Finding::Nothing
         }
         Effect::Prepare => prepare(broker, scene).await?,
+        Effect::RestoreLogins => Finding::Logins(logins::restore(broker, record).await?),
         Effect::AskReplication => Finding::Replication(patroni::replication(broker, scene).await),
         Effect::AskSettings => Finding::Settings(patroni::settings(broker, scene).await),
         Effect::Configure(patch) => patroni::configure(broker, scene, patch).await?,

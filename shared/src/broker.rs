@@ -6,6 +6,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::{
+    binding::Binding,
     catalog::Catalog,
     cell_api::{NodeParameters, StartNode},
     cells::{CellClient, KnownCells},
@@ -13,11 +14,11 @@ use crate::{
     database::{Databases, Door},
     decide::{Decision, Situation, dynamic_configuration},
     error::Error,
-    ids::NodeId,
+    ids::{BindingId, NodeId},
     master_keys::{DeriveError, Kind, MasterKeys, Purpose},
     patroni_rest::PatroniClient,
     ports::PortRange,
-    record::Record,
+    record::{FIRST_GENERATION, Record},
     store::Store,
 };
 
@@ -89,13 +90,34 @@ impl Broker {
     /// # Errors
     /// When the instance's master key is not configured.
     pub fn password(&self, record: &Record, kind: Kind<'_>) -> Result<SecretString, DeriveError> {
+        let generation = match kind {
+            Kind::Bind(..) => FIRST_GENERATION,
+            Kind::Superuser | Kind::Replication | Kind::Rewind | Kind::Rest => record.credential_generation,
+        };
         let purpose = Purpose {
             instance: &record.instance_id,
             incarnation: record.incarnation,
             kind,
-            generation: record.credential_generation,
+            generation,
         };
         self.settings.master_keys.derive(&record.master_key, &purpose)
+    }
+
+    /// The password of a binding, which depends on the binding's own key.
+    ///
+    /// # Errors
+    /// When that key is not configured.
+    pub fn binding_password(
+        &self,
+        record: &Record,
+        id: &BindingId,
+        binding: &Binding,
+    ) -> Result<SecretString, DeriveError> {
+        let of_its_key = Record {
+            master_key: binding.master_key.clone(),
+            ..record.clone()
+        };
+        self.password(&of_its_key, Kind::Bind(id, binding.incarnation))
     }
 
     /// What a cell is told to run a node.

@@ -1,7 +1,7 @@
 //! What a cell is asked and what it answers: the small HTTP API of the original's cells, `PUT` and `DELETE
 //! /v2/service_instances/<node>` with basic auth, and our `GET`s beside them (design.md, 7).
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -103,6 +103,10 @@ pub struct CellStatus {
     pub guid: CellGuid,
     /// All nodes it holds, quarantined ones included.
     pub nodes: Vec<NodeStatus>,
+    /// Other nodes of which a directory is on its disk: it cannot make sense of them and leaves them alone. `None` from a
+    /// cell that does not say, so that nothing follows from its not naming a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<BTreeSet<NodeId>>,
 }
 
 /// Body of every answer that is not a success.

@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    cell_api::{CellStatus, Heartbeat, NodeStatus, Refusal, StartNode, refusal},
+    cell_api::{CellStatus, Heartbeat, Refusal, StartNode, refusal},
     config::Credentials,
     decide::placement::{CellView, Room},
     effect::StartAnswer,
@@ -118,11 +118,11 @@ pub trait CellClient: Send + Sync {
     async fn start(&self, cell: &Cell, node: NodeId, request: &StartNode) -> StartAnswer;
     /// Asks a cell to remove a node for good. Idempotent.
     async fn remove(&self, cell: &Cell, node: NodeId) -> RemoveAnswer;
-    /// Asks a cell which nodes it holds.
+    /// Asks a cell which nodes it holds. The answer is certainly that cell's.
     ///
     /// # Errors
     /// When it does not say so, as a sentence. The original's cells cannot.
-    async fn nodes(&self, cell: &Cell) -> Result<Vec<NodeStatus>, String>;
+    async fn status(&self, cell: &Cell) -> Result<CellStatus, String>;
 }
 
 /// Cells over HTTP.
@@ -219,7 +219,7 @@ impl CellClient for HttpCells {
         }
     }
 
-    async fn nodes(&self, cell: &Cell) -> Result<Vec<NodeStatus>, String> {
+    async fn status(&self, cell: &Cell) -> Result<CellStatus, String> {
         let guid = &cell.view.guid;
         let asked = self
             .client
@@ -241,7 +241,7 @@ impl CellClient for HttpCells {
                 status.guid
             ));
         }
-        Ok(status.nodes)
+        Ok(status)
     }
 }
 

@@ -9,7 +9,8 @@
 //! that were done already.
 //!
 //! The parts: [`active`] makes the cluster what was asked for (provision, update), [`deprovision`] takes it away,
-//! `departure` lets nodes go, `restarts` brings them to other settings, `whereabouts` says which are where they should be, [`placement`] chooses cells, [`shortcomings`] says what is still missing, [`describe`]
+//! `departure` lets nodes go, `restarts` brings them to other settings, `whereabouts` says which are where they should be,
+//! [`placement`] chooses cells, [`recreation`] says when all is lost, [`shortcomings`] says what is still missing, [`describe`]
 //! says it to the client.
 
 pub mod active;
@@ -18,6 +19,7 @@ pub mod deprovision;
 pub mod describe;
 pub mod dynamic_configuration;
 pub mod placement;
+pub mod recreation;
 mod restarts;
 pub mod shortcomings;
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub enum Effect {
     /// Connect through the public port: does the leader of this cluster answer, and is the database there? If it is
     /// not, create it.
     Prepare,
+    /// Make the logins of all bindings, in a cluster that was made anew.
+    RestoreLogins,
     /// Ask the leader who streams from it, for Patroni 3 does not write that into the member keys.
     AskReplication,
     /// Ask each node's PostgreSQL what it runs with: Patroni does not publish which configuration a member has taken over.
@@ -117,6 +119,8 @@ pub struct Facts {
     pub not_removed: BTreeMap<NodeId, String>,
     /// Whether the public port led to this cluster's leader, and why not.
     pub prepared: Option<Result<(), String>>,
+    /// Whether the bindings can log in again, and why not.
+    pub logins: Option<Result<(), String>>,
     /// Who streams from the leader, by member name and state.
     pub replication: Option<BTreeMap<String, String>>,
     /// What each node's PostgreSQL runs with, of those that answered.

@@ -19,6 +19,9 @@ pub const SCHEMA: u32 = 1;
 /// not take. A record that wants more is none; whoever believed it would run out of memory.
 pub const MOST_NODES: u32 = 32;
 
+/// The credential generation of a new instance, and of every binding: a binding's password changes with the binding alone.
+pub const FIRST_GENERATION: u32 = 1;
+
 /// An instance, as all handlers agree on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -54,7 +57,8 @@ pub struct Record {
     pub retired_earlier: usize,
     /// Whether the instance lives or is being deprovisioned.
     pub state: State,
-    /// Whether the cluster ever stood. From then on it is never bootstrapped anew.
+    /// Whether the cluster ever stood. From then on it is never bootstrapped anew, unless an operator says that every copy
+    /// is lost ([`crate::decide::recreation`]).
     pub bootstrapped: bool,
     /// When the bootstrap under way began.
     pub bootstrap_started: Timestamp,
@@ -78,7 +82,7 @@ pub struct Record {
     pub settings: Option<String>,
     /// Which master key its passwords are derived from.
     pub master_key: String,
-    /// Counted up when its passwords change.
+    /// Counted up when the passwords change that its nodes and the broker use. Those of bindings stay.
     pub credential_generation: u32,
     /// The operation under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -265,7 +269,8 @@ impl Operation {
                 instance_usable: true,
                 update_repeatable: Some(true),
             }),
-            OperationKind::Deprovision => Some(AfterFailure {
+            // The old data is lost, and the new cluster may not stand, or lack logins.
+            OperationKind::Deprovision | OperationKind::Recreate => Some(AfterFailure {
                 instance_usable: false,
                 update_repeatable: None,
             }),
@@ -284,6 +289,9 @@ pub enum OperationKind {
     Update,
     /// Removes it.
     Deprovision,
+    /// Makes it anew, empty, after every copy of its data was lost. Brokers and cells from before there was this kind cannot
+    /// read the record then, and leave it alone; it needs no [`SCHEMA`] of its own.
+    Recreate,
 }
 
 impl OperationKind {
@@ -294,6 +302,7 @@ impl OperationKind {
             Self::Provision => "provision",
             Self::Update => "update",
             Self::Deprovision => "deprovision",
+            Self::Recreate => "recreate",
         }
     }
 }

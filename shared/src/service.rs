@@ -7,6 +7,7 @@ pub mod fetch_instance;
 pub mod last_binding_operation;
 pub mod last_operation;
 pub mod provision;
+pub mod recreate;
 pub mod unbind;
 pub mod update;
 mod wait;
@@ -83,7 +84,7 @@ fn begin(
 /// How long an operation may take: as configured, and not longer than the platform polls for it.
 fn limit(broker: &Broker, kind: OperationKind, request: &Request) -> Duration {
     let configured = match kind {
-        OperationKind::Provision => broker.settings.provision_deadline,
+        OperationKind::Provision | OperationKind::Recreate => broker.settings.provision_deadline,
         OperationKind::Update => broker.settings.update_deadline,
         OperationKind::Deprovision => broker.settings.deprovision_deadline,
     };

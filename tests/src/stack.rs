@@ -31,6 +31,7 @@ use tempfile::TempDir;
 
 use self::{reaper::Reaper, settings::Settings};
 use crate::{
+    binaries::repository_file,
     etcd::{self, EtcdCluster, EtcdServer},
     keys::Keys,
     network::Network,
@@ -113,6 +114,18 @@ impl Stack {
         }
     }
 
+    /// The process of the cell with this guid.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn server_of(&mut self, guid: &str) -> &mut Server {
+        let mut cells = self.cells.iter_mut();
+        &mut cells
+            .find(|cell| cell.guid == guid)
+            .expect("a cell with this guid")
+            .server
+    }
+
     /// A client of the first broker.
     #[must_use]
     pub fn osb(&self) -> Osb {
@@ -172,6 +185,15 @@ impl Stack {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
         setup::broker(Config::parse("the example", &text, variables).unwrap()).unwrap()
+    }
+
+    /// The variables of a command that is configured as the stack's brokers are.
+    #[must_use]
+    pub fn command_variables(&self) -> BTreeMap<String, String> {
+        let mut variables = self.settings.common();
+        let config = repository_file("config/bosh-lite.example.yml");
+        variables.insert("PATRONI_BROKER_CONFIG".to_owned(), config);
+        variables
     }
 
     /// All keys in etcd that say something.

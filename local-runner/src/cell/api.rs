@@ -86,7 +86,13 @@ fn basic(headers: &HeaderMap) -> Option<(String, String)> {
 }
 
 async fn list(State(roster): State<Arc<Roster>>) -> Response {
-    answer(StatusCode::OK, &roster.list())
+    match roster.list().await {
+        Ok(status) => answer(StatusCode::OK, &status),
+        Err(refused) => {
+            log("list", "", &refused);
+            refuse(&refused)
+        }
+    }
 }
 
 async fn show(State(roster): State<Arc<Roster>>, Path(node): Path<String>) -> Response {

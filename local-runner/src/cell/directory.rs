@@ -19,6 +19,7 @@
 //! **Assumes.** A file system on which a rename is atomic, and `flock` works.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
@@ -238,6 +239,17 @@ impl DataDirectory {
         Ok(held)
     }
 
+    /// The ids of all nodes that have a directory, in quarantine or not, whether they can be read or not.
+    pub(super) fn ids(&self) -> io::Result<BTreeSet<NodeId>> {
+        let mut ids = self.quarantined_ids()?;
+        ids.extend(
+            names(&self.nodes())?
+                .iter()
+                .filter_map(|name| name.parse::<NodeId>().ok()),
+        );
+        Ok(ids)
+    }
+
     /// Which nodes were set aside, the latest directory of each, and what the cell was told about it.
     pub(super) fn quarantined(&self) -> io::Result<Vec<(NodeId, io::Result<NodeFile>)>> {
         let mut found = Vec::new();
@@ -249,7 +261,7 @@ impl DataDirectory {
         Ok(found)
     }
 
-    fn quarantined_ids(&self) -> io::Result<std::collections::BTreeSet<NodeId>> {
+    fn quarantined_ids(&self) -> io::Result<BTreeSet<NodeId>> {
         let names = names(&self.quarantine())?;
         Ok(names
             .iter()

@@ -235,14 +235,22 @@ impl Roster {
     }
 
     /// What is answered about all.
-    pub(super) fn list(&self) -> CellStatus {
-        CellStatus {
-            guid: self.context.settings.guid.clone(),
-            nodes: lock(&self.nodes)
-                .values()
-                .filter_map(|handle| handle.status())
-                .collect(),
+    pub(super) async fn list(&self) -> Result<CellStatus, Refused> {
+        // The disk first: a node that is admitted meanwhile is in the list then.
+        let context = Arc::clone(&self.context);
+        let mut unkept = blocking(move || context.directory.ids()).await?;
+        let nodes: Vec<NodeStatus> = lock(&self.nodes)
+            .values()
+            .filter_map(|handle| handle.status())
+            .collect();
+        for kept in &nodes {
+            unkept.remove(&kept.node_id);
         }
+        Ok(CellStatus {
+            guid: self.context.settings.guid.clone(),
+            nodes,
+            unkept: Some(unkept),
+        })
     }
 
     /// Admits a node, or looks after one that is here already.

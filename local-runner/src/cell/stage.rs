@@ -220,9 +220,13 @@ impl Stage {
         self.call(reqwest::Method::DELETE, &site.url(node), None).await
     }
 
-    pub(super) async fn status(&self, site: &Site, node: NodeId) -> Option<NodeStatus> {
+    pub(super) async fn all(&self, site: &Site) -> CellStatus {
         let (_, all) = self.call(reqwest::Method::GET, &site.uri_of_all(), None).await;
-        let all: CellStatus = fixture::from(all);
+        fixture::from(all)
+    }
+
+    pub(super) async fn status(&self, site: &Site, node: NodeId) -> Option<NodeStatus> {
+        let all = self.all(site).await;
         all.nodes.into_iter().find(|status| status.node_id == node)
     }
 }

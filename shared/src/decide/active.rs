@@ -200,6 +200,7 @@ fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Deci
         Some(OperationKind::Provision) => {
             "Delete the instance, or send the same request again to go on with it."
         }
+        Some(OperationKind::Recreate) => "Give the command again to go on with it, or delete the instance.",
         _ => "Send the request again to go on with it.",
     };
     end(
@@ -404,6 +405,10 @@ fn question(shortcoming: &Shortcoming, record: &Record, situation: &Situation<'_
         Shortcoming::PortNotReady { .. } if record.port.owned().is_some() && facts.prepared.is_none() => {
             Some(Effect::Prepare)
         }
+        // They are made in a database that is prepared.
+        Shortcoming::LoginsMissing { .. } if facts.logins.is_none() && facts.prepared == Some(Ok(())) => {
+            Some(Effect::RestoreLogins)
+        }
         _ => None,
     }
 }
@@ -431,7 +436,8 @@ fn remedy(
         }
         Shortcoming::NotStreaming { .. }
         | Shortcoming::PortNotReady { .. }
-        | Shortcoming::NotLoaded { .. } => question(shortcoming, record, situation),
+        | Shortcoming::NotLoaded { .. }
+        | Shortcoming::LoginsMissing { .. } => question(shortcoming, record, situation),
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
                 // A node that goes does not make the cluster grow, and its cell may be away for long.
@@ -439,6 +445,7 @@ fn remedy(
                     one,
                     Shortcoming::Settings { .. }
                         | Shortcoming::PortNotReady { .. }
+                        | Shortcoming::LoginsMissing { .. }
                         | Shortcoming::NotGone { .. }
                 )
             });

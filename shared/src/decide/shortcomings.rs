@@ -8,7 +8,7 @@ use crate::{
     cluster::Member,
     decide::{Situation, dynamic_configuration, restarts, whereabouts},
     ids::{CellGuid, NodeId},
-    record::{Phase, PortClaim, Record},
+    record::{Operation, OperationKind, Phase, PortClaim, Record},
 };
 
 /// One thing that is not yet as it was asked for.
@@ -62,6 +62,11 @@ pub enum Shortcoming {
     NoSynchronousStandby,
     /// The public port does not lead to the leader, or the database is not prepared.
     PortNotReady {
+        /// Why.
+        reason: String,
+    },
+    /// The cluster was made anew, and the bindings cannot log in yet.
+    LoginsMissing {
         /// Why.
         reason: String,
     },
@@ -122,6 +127,9 @@ impl fmt::Display for Shortcoming {
             Self::NoSynchronousStandby => f.write_str("no synchronous standby is named"),
             Self::PortNotReady { reason } => {
                 write!(f, "the public port does not lead to the leader: {reason}")
+            }
+            Self::LoginsMissing { reason } => {
+                write!(f, "the logins of the bindings are not made again: {reason}")
             }
             Self::Settings { .. } => f.write_str("the plan's settings are not in force"),
             Self::NotLoaded { node, cell } => {
@@ -220,6 +228,15 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
             None => missing.push(Shortcoming::PortNotReady {
                 reason: "not tried yet".to_owned(),
             }),
+        }
+        let recreates = |operation: &Operation| operation.kind == OperationKind::Recreate;
+        if record.operation.as_ref().is_some_and(recreates) {
+            let reason = match &facts.logins {
+                Some(Ok(())) => None,
+                Some(Err(reason)) => Some(reason.clone()),
+                None => Some("not tried yet".to_owned()),
+            };
+            missing.extend(reason.map(|reason| Shortcoming::LoginsMissing { reason }));
         }
         let current = cluster.config.as_ref().unwrap_or(&Value::Null);
         let patch = situation

@@ -108,10 +108,10 @@ pub(super) async fn unknown_to_their_cell(run: &Run<'_>, seen: Seen<'_>) -> Resu
             continue;
         };
         // The survey is older than the record: the node may have been made in between.
-        let Ok(now) = broker.cells.nodes(cell).await else {
+        let Ok(now) = broker.cells.status(cell).await else {
             continue;
         };
-        if now.iter().any(|status| status.node_id == node) {
+        if now.nodes.iter().any(|status| status.node_id == node) {
             continue;
         }
         let cluster = read_cluster(broker, id).await?;
@@ -129,7 +129,7 @@ pub(super) async fn unknown_to_their_cell(run: &Run<'_>, seen: Seen<'_>) -> Resu
             tracing::error!(
                 instance = %id, %node, cell = %guid,
                 "the cell does not know this node any more, and no other node of the instance leads: its data may be lost. \
-                 Nothing is done; bring the cell's data directory back, or deprovision the instance"
+                 Nothing is done; bring the cell's data directory back, or recreate or deprovision the instance"
             );
             continue;
         }

@@ -62,7 +62,7 @@ impl Survey {
             list(store, keyspace::PORTS),
             broker.settings.known_cells.list(store),
         )?;
-        let answers = join_all(cells.iter().map(|cell| broker.cells.nodes(cell))).await;
+        let answers = join_all(cells.iter().map(|cell| broker.cells.status(cell))).await;
         let mut survey = Self {
             marked: marked.keys().filter_map(|name| name.parse().ok()).collect(),
             ..Self::default()
@@ -86,7 +86,7 @@ impl Survey {
         for (cell, answer) in cells.into_iter().zip(answers) {
             let guid = &cell.view.guid;
             match answer {
-                Ok(nodes) => survey.hold(guid, nodes),
+                Ok(status) => survey.hold(guid, status.nodes),
                 Err(reason) => tracing::debug!(reason, "a cell does not say what it holds"),
             }
             survey.cells.insert(guid.clone(), cell);

@@ -11,11 +11,10 @@ use crate::{
     binding::{Binding, BindingState, Wanted},
     broker::Broker,
     database::{DATABASE, Login},
+    decide::recreation,
     error::Error,
     ids::{BindingId, Incarnation, InstanceId, Port},
-    keyspace,
-    master_keys::Kind,
-    parameters,
+    keyspace, parameters,
     ports::gone_or_other,
     record::{Record, State},
     store::{Index, Read, StoreError},
@@ -177,6 +176,9 @@ fn check_ready(record: &Record) -> Result<(), Error> {
             operation.description
         )));
     }
+    if recreation::was_given_up(record) {
+        return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
+    }
     if !record.bootstrapped {
         return Err(Error::Unprocessable(
             "the instance was never made completely; delete it".to_owned(),
@@ -299,17 +301,12 @@ pub(super) fn credentials(
     binding: &Binding,
 ) -> Result<Credentials, Error> {
     let port = record.port.owned().ok_or_else(no_port)?;
-    let kind = Kind::Bind(id, binding.incarnation);
-    let of_its_key = Record {
-        master_key: binding.master_key.clone(),
-        ..record.clone()
-    };
     Ok(Credentials {
         host: broker.settings.router_hostname.clone(),
         port,
         name: DATABASE,
         username: binding.role(instance, id),
-        password: broker.password(&of_its_key, kind)?,
+        password: broker.binding_password(record, id, binding)?,
     })
 }
 

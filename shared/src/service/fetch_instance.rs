@@ -52,6 +52,9 @@ fn check_stands(record: &Record) -> Result<(), Error> {
     match under_way {
         Some(OperationKind::Provision) => not_found("is still being made"),
         Some(OperationKind::Update) => Err(Error::Concurrency("the instance is being updated".to_owned())),
+        Some(OperationKind::Recreate) => {
+            Err(Error::Concurrency("the instance is being made anew".to_owned()))
+        }
         _ if last.is_some_and(|last| {
             last.kind == OperationKind::Provision && last.state == OperationState::Failed
         }) =>

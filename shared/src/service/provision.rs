@@ -25,7 +25,8 @@ use crate::{
     parameters::{self, Wishes},
     ports,
     record::{
-        Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request, SCHEMA, State,
+        FIRST_GENERATION, Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request,
+        SCHEMA, State,
     },
     store::{Read, StoreError},
     transition,
@@ -120,7 +121,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         settings: dynamic_configuration::version(&dynamic_configuration::of_plan(&plan.cluster))
             .map(str::to_owned),
         master_key: broker.settings.master_keys.active().to_owned(),
-        credential_generation: 1,
+        credential_generation: FIRST_GENERATION,
         operation: Some(operation.clone()),
         last_operation: None,
     };
@@ -191,8 +192,14 @@ async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<
         ));
     }
     let under_way = record.operation.as_ref().map(|operation| operation.kind);
-    if under_way == Some(OperationKind::Update) {
-        return Err(Error::Concurrency("the instance is being updated".to_owned()));
+    match under_way {
+        Some(OperationKind::Update) => {
+            return Err(Error::Concurrency("the instance is being updated".to_owned()));
+        }
+        Some(OperationKind::Recreate) => {
+            return Err(Error::Concurrency("the instance is being made anew".to_owned()));
+        }
+        Some(OperationKind::Provision | OperationKind::Deprovision) | None => {}
     }
     let known = record.known_request();
     if known != command.request {

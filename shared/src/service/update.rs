@@ -7,7 +7,10 @@ use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
     catalog::Plan,
-    decide::placement::{self, Wanted},
+    decide::{
+        placement::{self, Wanted},
+        recreation,
+    },
     error::Error,
     ids::InstanceId,
     keyspace,
@@ -116,6 +119,9 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
             return Err(Error::Unprocessable(
                 "the instance was never made completely; delete it".to_owned(),
             ));
+        }
+        if recreation::was_given_up(record) {
+            return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
         }
         if as_asked && failed.is_none() {
             return Ok(Updated::Done);

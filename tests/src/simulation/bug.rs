@@ -35,6 +35,8 @@ pub enum Bug {
     CellReadsStaleRecords,
     /// 4.4: a cell deletes nodes that no record names.
     CellDeletesStrangers,
+    /// 4.4: cells are not believed when they say what they hold.
+    TakesCellsForEmpty,
     /// 4.4: a read that fails finds nothing.
     TakesAnErrorForAbsence,
     /// 4.4: a cluster that has stood is bootstrapped anew.

@@ -211,6 +211,14 @@ impl Cell {
         self.nodes.insert(node, held);
     }
 
+    /// All that was on its disk is gone. As at each start, it takes registrations back of nodes that it does not hold.
+    pub(super) fn lose_disk(&mut self, store: &dyn Store) {
+        self.retired.clear();
+        for node in std::mem::take(&mut self.nodes).into_keys() {
+            delete(store, &keyspace::registration(&self.guid, node));
+        }
+    }
+
     /// The end of a node that was told to go.
     pub(super) fn remove(&mut self, store: &dyn Store, node: NodeId) {
         let Some(mut held) = self.nodes.remove(&node) else {

@@ -27,6 +27,7 @@ use shared::{
         deprovision::{self, Deprovision, Deprovisioned},
         last_operation::{self, LastOperation},
         provision::{self, Provision, Provisioned},
+        recreate,
         unbind::{self, Unbind},
         update::{self, Update, Updated},
     },
@@ -350,6 +351,14 @@ impl Handler {
     pub async fn declare_destroyed(&self, cell: &str) -> Result<(), Error> {
         let now = self.broker.clock.now();
         roll::declare_destroyed(&*self.broker.store, &cell.parse().unwrap(), now).await
+    }
+
+    /// An operator has an instance made anew whose every copy is lost.
+    ///
+    /// # Errors
+    /// As [`recreate::recreate`].
+    pub async fn recreate(&self, id: &InstanceId) -> Result<(), Error> {
+        recreate::recreate(&self.broker, id).await.map(drop)
     }
 
     /// One ordinary pass.

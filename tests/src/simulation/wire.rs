@@ -12,7 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Map, Value};
 use shared::{
     binding::Access,
-    cell_api::{NodeStatus, StartNode},
+    cell_api::{CellStatus, StartNode},
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
     database::{DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings},
@@ -389,9 +389,9 @@ impl CellClient for Wire {
         self.call(&name, call, lost, refused).await
     }
 
-    async fn nodes(&self, cell: &Cell) -> Result<Vec<NodeStatus>, String> {
+    async fn status(&self, cell: &Cell) -> Result<CellStatus, String> {
         self.read().await;
-        self.world.nodes(&cell.view.guid)
+        self.world.status(&cell.view.guid)
     }
 
     async fn remove(&self, cell: &Cell, node: NodeId) -> RemoveAnswer {

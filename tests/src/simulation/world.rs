@@ -247,6 +247,16 @@ impl World {
         self.note(if up { "a cell is back" } else { "a cell is cut off" });
     }
 
+    /// The disk of a cell is lost, and it goes on with an empty one.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn lose_disk(&self, cell: &str) {
+        let guid: CellGuid = cell.parse().unwrap();
+        self.with(|state| state.cells.get_mut(&guid).unwrap().lose_disk(&*self.store));
+        self.note("a cell has lost its disk");
+    }
+
     /// Whether a cell was away for longer than its nodes are left alone.
     pub(super) fn was_away_for_long(&self, cell: &CellGuid) -> bool {
         let now = self.clock.now();

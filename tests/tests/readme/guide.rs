@@ -158,6 +158,8 @@ async fn the_commands_of_the_guide_put_things_right() {
     // What was there is there, for those who could log in.
     Session::open(&credentials).await.unwrap();
 
+    a_lost_instance(&mut scene, &mut commands, &guid).await;
+
     let others = |cell: &&mut CellServer| cell.guid != guid;
     commands.next(&mut scene, "local-runner export >export.json");
     let stack = &mut scene.stack;
@@ -200,6 +202,44 @@ async fn the_commands_of_the_guide_put_things_right() {
     Session::open(&credentials)
         .await
         .expect_err("a login to an instance that is gone");
+}
+
+/// The machine of an instance of one node burns down, and is set up again without data.
+async fn a_lost_instance(scene: &mut Scene, commands: &mut Commands, dead: &str) {
+    let osb = scene.stack.osb();
+    osb.make("g1", &nodes(1)).await;
+    let answer = osb.bind("g1", "test").await;
+    let credentials = answer.expect(201).body["credentials"].clone();
+    let record = scene.stack.record("g1").unwrap();
+    let guid = record.nodes.values().next().unwrap().cell.to_string();
+    assert_ne!(guid, dead);
+    let cell = scene
+        .stack
+        .cells
+        .iter_mut()
+        .find(|cell| cell.guid == guid)
+        .unwrap();
+    cell.server.kill();
+    let nodes = cell.nodes_directory();
+    let data = nodes.parent().unwrap();
+    processes::kill_below(data).unwrap();
+    fs::remove_dir_all(data).unwrap();
+    cell.server.restart().await;
+    eventually("the keys run out", OPERATION, async || {
+        let keys = scene.stack.keys().0;
+        let left = |key: &String| {
+            (key.starts_with("/service/g1/members/") && !key.ends_with('/')) || key == "/service/g1/leader"
+        };
+        (!keys.keys().any(left)).then_some(())
+    })
+    .await;
+    let told = commands.next(
+        scene,
+        "PATRONI_BROKER_CONFIG=config/bosh-lite.example.yml local-runner recreate g1",
+    );
+    assert_eq!(told.lines().last(), Some(&"instance g1 stands again, empty"));
+    Session::open(&credentials).await.unwrap();
+    osb.unmake("g1").await;
 }
 
 /// Waits until a client can log in: Patroni may still be choosing a leader after etcd has lost everything.

@@ -12,6 +12,7 @@ mod freezes;
 mod imports;
 mod plan_changes;
 mod races;
+mod recreation;
 mod turns;
 mod undisturbed;
 

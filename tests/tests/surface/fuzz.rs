@@ -570,7 +570,7 @@ fn answers_of_cells() {
             drop(cells.start(&cell, node, &start).await);
             drop(cells.remove(&cell, node).await);
             *answer.lock().unwrap() = in_http("200 OK", input);
-            cells.nodes(&cell).await.is_ok()
+            cells.status(&cell).await.is_ok()
         })
     });
 }

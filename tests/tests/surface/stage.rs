@@ -79,6 +79,8 @@ impl Stage {
             "pass" => self.world.pass(rest.parse().unwrap()),
             "poll" => drop(self.ask(&Request::parse(step)).await),
             "cut" => self.cut(),
+            "lose" => self.lose(),
+            "recreate" => self.handler.recreate(&instance("i1")).await.unwrap(),
             "crash" => self.crash(rest).await,
             _ if word.contains('=') => {}
             _ => {
@@ -112,6 +114,15 @@ impl Stage {
         for node in record.nodes.values() {
             self.world.set_up(node.cell.as_str(), false);
         }
+    }
+
+    /// The cells of the instance's nodes lose their disks, and nobody reports any more.
+    fn lose(&self) {
+        let record = self.world.record(&instance("i1")).unwrap();
+        for node in record.nodes.values() {
+            self.world.lose_disk(node.cell.as_str());
+        }
+        self.world.pass(40);
     }
 
     /// `<n> <request>`: the handler of the request is killed before its n-th call.

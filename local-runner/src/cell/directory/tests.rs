@@ -111,6 +111,10 @@ fn what_is_set_aside_comes_back_as_it_was_or_goes_with_the_node() {
     }
     assert!(held(&directory).is_empty());
     assert_eq!(directory.quarantined().unwrap().len(), 1);
+    let other: NodeId = Uuid::new_v4().into();
+    fs::create_dir(directory.node(other).0).unwrap();
+    assert_eq!(directory.ids().unwrap(), [node, other].into());
+    directory.delete(other).unwrap();
     directory.take_back(node).unwrap();
     let kept = fs::read_to_string(directory.node(node).home().join("log/x")).unwrap();
     assert_eq!(kept, "new", "the latest, also of two in one second");

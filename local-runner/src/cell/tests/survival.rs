@@ -83,6 +83,19 @@ async fn a_killed_cell_is_succeeded_and_a_node_that_nothing_names_is_kept_aside(
     let aside = walk(&directory.join("quarantine"));
     assert!(aside.iter().any(|path| path.ends_with("home/data/PG_VERSION")));
 
+    // What it cannot make sense of it leaves alone, and says so: it may be the last copy.
+    let mut aside = aside.into_iter();
+    let file = aside.find(|path| path.ends_with("node.json")).unwrap();
+    let settings = site.stop().await;
+    std::fs::rename(&file, file.with_extension("gone")).unwrap();
+    let site = stage.open(settings).await;
+    let all = stage.all(&site).await;
+    assert_eq!((all.nodes, all.unkept), (vec![], Some([node].into())));
+    let settings = site.stop().await;
+    std::fs::rename(file.with_extension("gone"), &file).unwrap();
+    let site = stage.open(settings).await;
+    assert_eq!(stage.all(&site).await.unkept, Some([].into()));
+
     // An operator puts the record right: the node comes back.
     instance.record.nodes = placed;
     stage.write(&instance).await;

@@ -163,6 +163,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         OperationKind::Provision,
         OperationKind::Update,
         OperationKind::Deprovision,
+        OperationKind::Recreate,
     ]);
     let states = select(vec![
         OperationState::InProgress,
@@ -346,6 +347,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         4 => Just(Some(Ok(()))),
         1 => Just(Some(Err("refused".to_owned()))),
     ];
+    let logins = select(vec![None, Some(Ok(())), Some(Err("refused".to_owned()))]);
     let streams = select(vec!["streaming".to_owned(), "catchup".to_owned()]);
     (
         (
@@ -359,7 +361,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         btree_map(select(ids), Just("why".to_owned()), 0..2),
         prepared,
         option::of(btree_map(names(), streams, 0..4)),
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), logins),
     )
         .prop_map(
             |((cells, roll, settings), port, started, removed, not_removed, prepared, replication, done)| {
@@ -373,6 +375,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
                     prepared,
                     replication,
                     settings,
+                    logins: done.4,
                     port_released: done.0,
                     bindings_dropped: done.1,
                     marked: done.3,

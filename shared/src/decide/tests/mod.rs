@@ -10,6 +10,7 @@ mod moving;
 mod placing;
 mod port;
 mod properties;
+mod recreation;
 mod settings;
 mod standing;
 mod starting;

@@ -322,7 +322,7 @@ proptest! {
             Some(OperationState::InProgress) => prop_assert!(false, "ended in progress"),
             None => {
                 let asks = |effect: &Effect| {
-                    matches!(effect, Effect::Prepare | Effect::AskReplication | Effect::AskSettings)
+                    matches!(effect, Effect::Prepare | Effect::AskReplication | Effect::AskSettings | Effect::RestoreLogins)
                 };
                 prop_assert!(case.now < operation.deadline || decision.effects.iter().any(asks));
                 prop_assert_eq!(decision.record.operation.as_ref().map(|o| o.id), Some(operation.id));

@@ -14,7 +14,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
-    cell_api::{CellStatus, Refusal, StartNode, refusal},
+    cell_api::{Refusal, StartNode, refusal},
     cells::RemoveAnswer,
     effect::StartAnswer,
     ids::{CellGuid, NodeId},
@@ -56,8 +56,8 @@ impl Shared {
 
 async fn list(State(shared): State<Shared>, Path(guid): Path<CellGuid>) -> Response {
     let cell = guid.clone();
-    match shared.with(move |world| world.nodes(&cell)).await {
-        Ok(nodes) => answer(StatusCode::OK, &CellStatus { guid, nodes }),
+    match shared.with(move |world| world.status(&cell)).await {
+        Ok(status) => answer(StatusCode::OK, &status),
         Err(reason) => refuse(StatusCode::SERVICE_UNAVAILABLE, refusal::STOPPING, reason),
     }
 }
