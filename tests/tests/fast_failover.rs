@@ -1,6 +1,6 @@
 //! A leader's processes are killed while its cell lives: clients wait a fraction of the ttl, nothing acknowledged is lost, and no
 //! two nodes are primaries at once, whoever asks them directly.
-//! `FAILOVER_KILLS` says how often each version's leaders are killed, 3 times without it.
+//! `FAILOVER_KILLS` says how often each version's leaders are killed, twice without it.
 
 #![allow(
     clippy::unwrap_used,
@@ -69,7 +69,7 @@ async fn stack(zones: &[&'static str], patroni: Patroni) -> Stack {
 
 #[expect(clippy::disallowed_methods, reason = "it configures the test, not the broker")]
 fn kills() -> usize {
-    std::env::var("FAILOVER_KILLS").map_or(3, |text| text.parse().expect("FAILOVER_KILLS is a number"))
+    std::env::var("FAILOVER_KILLS").map_or(2, |text| text.parse().expect("FAILOVER_KILLS is a number"))
 }
 
 #[tokio::test]
