@@ -50,7 +50,7 @@ test: dependencies $(CFN_LINT) $(CARGO_LAMBDA) $(SCHEMATHESIS) $(PATRONI_4) ## c
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) build --locked --workspace # the tests start these binaries
-	$(CARGO) test --locked --workspace
+	$(CARGO) test --locked --workspace --no-fail-fast
 	$(CARGO) test --locked -p tests --test schemathesis -- --ignored
 
 fuzz: ## try every parser of what comes from outside for FUZZ_MINUTES (10), one after the other
