@@ -113,8 +113,9 @@ impl Lookout {
             .unwrap_or_default()
             .into_values()
             .filter_map(|child| match child {
-                Child::Leaf(entry) => Marker::parse(&entry.value),
-                Child::Directory => None,
+                // One that runs out is a fence, of a deprovision that is over.
+                Child::Leaf(entry) if entry.ttl.is_none() => Marker::parse(&entry.value),
+                Child::Leaf(_) | Child::Directory => None,
             });
         Ok(Sight {
             cells: cells.into_iter().map(|cell| cell.view).collect(),

@@ -29,7 +29,7 @@ const LASTING: [&str; 10] = [
 
 /// Judges everything that etcd holds, `tree` from its root.
 pub(super) fn in_etcd(tree: &Tree, instance: &InstanceId, port: u16) -> Residue {
-    let tombstone = keyspace::tombstone(instance);
+    let (tombstone, fence) = (keyspace::tombstone(instance), keyspace::operation(instance));
     let port = format!("{}/{port}", keyspace::PORTS);
     let cells = format!("{}/", keyspace::CELLS);
     let mut faults = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn in_etcd(tree: &Tree, instance: &InstanceId, port: u16) -> Residue 
     for (key, entry) in &tree.leaves {
         let runs_out = entry.ttl.is_some();
         match key.as_str() {
-            known if known == tombstone && runs_out => (),
+            known if (known == tombstone || known == fence) && runs_out => (),
             known if known == port && entry.value == "quarantine" && runs_out => (),
             keyspace::NEXT_PORT
             | keyspace::PORTS_ADOPTED
@@ -105,15 +105,16 @@ mod tests {
         }
     }
 
-    const CLEAN: [(&str, &str, bool); 4] = [
+    const CLEAN: [(&str, &str, bool); 5] = [
         ("/cells/127.0.0.2", "{}", true),
+        ("/operations/demo", "{}", true),
         ("/routing/nextport", "30001", false),
         ("/routing/ports/30000", "quarantine", true),
         ("/tombstones/demo", "{}", true),
     ];
 
     #[test]
-    fn the_tombstone_and_the_quarantine_may_stay() {
+    fn what_runs_out_may_stay() {
         let id: InstanceId = "demo".parse().unwrap();
         let clean = tree(&CLEAN, &["/service", "/routing", "/routing/allocation"]);
         let expected = Residue {
@@ -128,6 +129,7 @@ mod tests {
         let id: InstanceId = "demo".parse().unwrap();
         let dirty = tree(
             &[
+                ("/operations/demo", "{}", false),
                 ("/routing/ports/30000", "demo x", false),
                 ("/service/demo/config", "{}", false),
             ],
@@ -135,6 +137,7 @@ mod tests {
         );
         let faults = in_etcd(&dirty, &id, 30_000).faults;
         let expected = [
+            "/operations/demo = {}",
             "/routing/ports/30000 = demo x",
             "/service/demo/config = {}",
             "/service/demo/",

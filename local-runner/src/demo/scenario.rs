@@ -182,13 +182,13 @@ impl<'a> Scenario<'a> {
             if residue.faults.is_empty() {
                 let rest = residue.infrastructure;
                 let text =
-                    format!("etcd: only the tombstone, the quarantine of port {port}, and {rest} keys");
+                    format!("etcd: only what runs out (tombstone, marker, quarantine of port {port}), and {rest} keys");
                 step.done(&text);
                 return Ok(());
             }
             // The empty directories go last.
             if Instant::now() >= deadline {
-                let expected = "nothing of the instance in etcd but the tombstone and the port's quarantine";
+                let expected = "nothing of the instance in etcd but what runs out: tombstone, marker and the port's quarantine";
                 return Err(Failure::new(expected, residue.faults.join("; ")));
             }
             sleep(POLL).await;
