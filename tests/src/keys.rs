@@ -65,7 +65,7 @@ impl Keys {
         self
     }
 
-    /// Without the markers of instances that are not there: a deprovision leaves one for two minutes, against
+    /// Without the markers of instances that are not there: one that goes leaves one for two minutes, against
     /// a provision that stands still.
     #[must_use]
     pub fn without_markers_of_nothing(mut self) -> Self {

@@ -156,7 +156,9 @@ async fn all_cells_are_down() {
     let instance = fresh_id();
     let answer = osb.provision(&instance, &nodes(2)).await;
     assert_try_again(&answer, "cannot be reached");
-    let after = without_heartbeats(&stack).without_remains();
+    let after = without_heartbeats(&stack)
+        .without_markers_of_nothing()
+        .without_remains();
     assert_eq!(after.changes_since(&before), Vec::<String>::new());
     stack.assert_no_node("a provision without cells");
 
@@ -243,7 +245,7 @@ async fn refused_for_want_of_a_port(stack: &Stack) {
         "{}",
         answer.text
     );
-    let keys = stack.keys().without_remains();
+    let keys = stack.keys().without_markers_of_nothing().without_remains();
     let mut left = keys
         .0
         .iter()

@@ -181,8 +181,9 @@ impl<'a> Scenario<'a> {
             let residue = residue.ok_or_else(|| Failure::new("a tree in etcd", "nothing at all"))?;
             if residue.faults.is_empty() {
                 let rest = residue.infrastructure;
-                let text =
-                    format!("etcd: only what runs out (tombstone, marker, quarantine of port {port}), and {rest} keys");
+                let text = format!(
+                    "etcd: only what runs out (tombstone, marker, quarantine of port {port}), and {rest} keys"
+                );
                 step.done(&text);
                 return Ok(());
             }
