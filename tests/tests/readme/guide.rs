@@ -1,6 +1,6 @@
 //! The operator's guide: its units start a working installation, and its commands repair one.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
 use tests::{
@@ -204,6 +204,19 @@ async fn the_commands_of_the_guide_put_things_right() {
         .expect_err("a login to an instance that is gone");
 }
 
+/// The machine of a cell burns down, and is set up again without data. Answers where its nodes work.
+async fn burn_down(scene: &mut Scene, guid: &str) -> PathBuf {
+    let mut cells = scene.stack.cells.iter_mut();
+    let cell = cells.find(|cell| cell.guid == guid).unwrap();
+    cell.server.kill();
+    let nodes = cell.nodes_directory();
+    let data = nodes.parent().unwrap();
+    processes::kill_below(data).unwrap();
+    fs::remove_dir_all(data).unwrap();
+    cell.server.restart().await;
+    nodes
+}
+
 /// The machine of an instance of one node burns down, and is set up again without data.
 async fn a_lost_instance(scene: &mut Scene, commands: &mut Commands, dead: &str) {
     let osb = scene.stack.osb();
@@ -213,18 +226,7 @@ async fn a_lost_instance(scene: &mut Scene, commands: &mut Commands, dead: &str)
     let record = scene.stack.record("g1").unwrap();
     let guid = record.nodes.values().next().unwrap().cell.to_string();
     assert_ne!(guid, dead);
-    let cell = scene
-        .stack
-        .cells
-        .iter_mut()
-        .find(|cell| cell.guid == guid)
-        .unwrap();
-    cell.server.kill();
-    let nodes = cell.nodes_directory();
-    let data = nodes.parent().unwrap();
-    processes::kill_below(data).unwrap();
-    fs::remove_dir_all(data).unwrap();
-    cell.server.restart().await;
+    burn_down(scene, &guid).await;
     eventually("the keys run out", OPERATION, async || {
         let keys = scene.stack.keys().0;
         let left = |key: &String| {
@@ -257,18 +259,7 @@ async fn a_lost_cell(scene: &mut Scene, commands: &mut Commands) -> String {
     let is_replica = |node: &shared::ids::NodeId| node.to_string() != leader;
     let (lost, placed) = record.nodes.iter().find(|(node, _)| is_replica(node)).unwrap();
     let guid = placed.cell.to_string();
-    let cell = scene
-        .stack
-        .cells
-        .iter_mut()
-        .find(|cell| cell.guid == guid)
-        .unwrap();
-    cell.server.kill();
-    let nodes = cell.nodes_directory();
-    let data = nodes.parent().unwrap();
-    processes::kill_below(data).unwrap();
-    fs::remove_dir_all(data).unwrap();
-    cell.server.restart().await;
+    let nodes = burn_down(scene, &guid).await;
 
     let line = commands.0.next().unwrap();
     assert!(line.starts_with("guid=10.244.21.9; "), "{line}");
