@@ -19,6 +19,9 @@ pub const OPERATION: &str = "operation";
 /// provision began, `instance`, `operation`.
 pub const PROVISION: &str = "provision";
 
+/// How much of what a platform says of itself is logged, in bytes.
+const LOGGED: usize = 256;
+
 /// What happened to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -164,6 +167,8 @@ pub(crate) fn log(before: Option<&Record>, after: &Record, now: Timestamp) {
 }
 
 fn log_step(record: &Record, operation: &Operation, step: Step, now: Timestamp) {
+    let identity = operation.originating_identity.as_deref();
+    let identity = identity.map(|text| &text[..text.floor_char_boundary(LOGGED)]);
     // The level is part of a line's place in the program, so it takes two.
     macro_rules! line {
         ($level:ident) => {
@@ -176,7 +181,7 @@ fn log_step(record: &Record, operation: &Operation, step: Step, now: Timestamp) 
                 state = step.as_str(),
                 duration_ms = since(operation, now),
                 description = operation.description,
-                identity = operation.originating_identity,
+                identity,
                 plan = record.request.plan_id,
                 node_count = record.node_count,
                 "operation"

@@ -19,6 +19,7 @@ use std::{
 use serde_json::json;
 use tests::{
     instance::Instance,
+    measure::{median, number, variable},
     osb::{OTHER_PLAN, PLAN, SERVICE},
     patroni::Patroni,
     stack::{Options, Stack},
@@ -41,7 +42,7 @@ const WAYS: [Way; 3] = [Way::Promote, Way::Restart, Way::Expire];
 
 #[tokio::main]
 async fn main() {
-    let kills = variable("KILLS").map_or(20, |text| text.parse().expect("KILLS is a number"));
+    let kills = number("KILLS", 20);
     let four = variable("PATRONI").is_some_and(|version| version == "4");
     let patroni = if four {
         Patroni::Four
@@ -73,7 +74,7 @@ async fn main() {
         let latest = rows.values().map(|row| row[row.len() - 1]);
         println!("{kill:>6}{}", shown(latest));
     }
-    let medians: Vec<Duration> = rows.into_values().map(median).collect();
+    let medians: Vec<Duration> = rows.values().map(|times| median(times)).collect();
     println!("{:>6}{}", "median", shown(medians.iter().copied()));
     for (way, waits) in WAYS.iter().zip(&medians).skip(1) {
         let ratio = waits.as_secs_f64() / medians[0].as_secs_f64();
@@ -89,14 +90,6 @@ async fn main() {
             lost.len()
         );
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it configures the benchmark, not the broker"
-)]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
 }
 
 /// Two cells, and two synchronous plans: one whose leaders are succeeded, and one whose leaders are started again.
@@ -141,11 +134,6 @@ async fn measure(
         cell.resume();
     }
     outage
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 fn shown(times: impl Iterator<Item = Duration>) -> String {

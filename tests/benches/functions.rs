@@ -22,6 +22,7 @@ use tests::{
     binaries,
     etcd::EtcdServer,
     gateway::{Call, Format},
+    measure::{median, number},
     osb::{PLAN, SERVICE},
     runtime_api::Function,
     stack::function_variables,
@@ -35,7 +36,7 @@ const FLOOR: &str = "empty_function";
 
 #[tokio::main]
 async fn main() {
-    let starts = starts();
+    let starts: u32 = number("STARTS", 20);
     // An empty etcd: answers are of the kind that says that there is no such instance, after the reads that this takes.
     let etcd = EtcdServer::start().await;
     let directory = tempfile::tempdir().unwrap();
@@ -59,8 +60,8 @@ async fn main() {
         "{:<24}{:>12}{:>12}{:>8}{:>10}",
         "", "bytes", "of 6 MiB", "start", "ratio"
     );
-    let floor = median(&mut times[0]);
-    for (name, times) in names.iter().zip(&mut times) {
+    let floor = median(&times[0]);
+    for (name, times) in names.iter().zip(&times) {
         let size = fs::metadata(program(name)).unwrap().len();
         let start = median(times);
         let ratio = start.as_secs_f64() / floor.as_secs_f64();
@@ -76,14 +77,6 @@ async fn main() {
             start.as_secs_f64() * 1000.0
         );
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it configures the benchmark, not the broker"
-)]
-fn starts() -> u32 {
-    std::env::var("STARTS").map_or(20, |text| text.parse().expect("STARTS is a number"))
 }
 
 fn program(name: &str) -> String {
@@ -133,9 +126,4 @@ fn event(name: &str) -> Value {
         _ => call,
     };
     call.event(Format::Http)
-}
-
-fn median(times: &mut [Duration]) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }

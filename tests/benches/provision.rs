@@ -23,6 +23,7 @@ use reqwest::Client;
 use serde_json::{Value, json};
 use tests::{
     child::Child,
+    measure::{median, number},
     osb::{OPERATION, Osb, fresh_id, nodes},
     ports::free_port,
     processes,
@@ -38,7 +39,7 @@ const ZONES: [&str; 4] = ["z1", "z2", "z3", "z1"];
 
 #[tokio::main]
 async fn main() {
-    let pairs = number("PAIRS", 10);
+    let pairs: u32 = number("PAIRS", 10);
     let stack = Stack::start(Options {
         zones: ZONES.to_vec(),
         durable: true,
@@ -64,7 +65,7 @@ async fn main() {
                 hand.push(started);
             }
         }
-        let (broker, hand) = (median(broker), median(hand));
+        let (broker, hand) = (median(&broker), median(&hand));
         println!("{:>6}{}", "median", row(broker, hand));
         let ratio = broker.as_secs_f64() / hand.as_secs_f64();
         let verdict = if ratio <= BUDGET { "within" } else { "ABOVE" };
@@ -93,14 +94,6 @@ async fn at_once(stack: &Stack, osb: &Osb, count: u32) {
         "{count} instances of 2 nodes at once: PUTs to all succeeded, against the same nodes started by hand at once"
     );
     println!("{:>6}{}", "", row(broker, hand));
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it configures the benchmark, not the broker"
-)]
-fn number(variable: &str, default: u32) -> u32 {
-    std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
 async fn provision(osb: &Osb, instance: &str, count: u32) -> Duration {
@@ -264,11 +257,6 @@ fn move_to_free_port(section: &mut Value) -> String {
     section["listen"] = json!(address);
     section["connect_address"] = json!(address);
     address
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }
 
 fn row(broker: Duration, hand: Duration) -> String {

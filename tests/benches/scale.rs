@@ -25,6 +25,7 @@ use shared::{
 use tests::{
     binaries,
     functions::Functions,
+    measure::{median, number},
     osb::fresh_id,
     population::{self, Population},
     runtime_api::Function,
@@ -46,7 +47,7 @@ struct Cost {
 
 #[tokio::main]
 async fn main() {
-    let most = most();
+    let most = number("INSTANCES", 10_000);
     let mut functions = Functions::start(Options {
         zones: vec!["z1", "z2"],
         ..Options::default()
@@ -95,14 +96,6 @@ async fn main() {
     reconcile(&functions, most).await;
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it configures the benchmark, not the broker"
-)]
-fn most() -> usize {
-    std::env::var("INSTANCES").map_or(10_000, |text| text.parse().expect("INSTANCES is a number"))
-}
-
 /// The medians of all calls.
 async fn calls(functions: &Functions, instance: &str) -> Vec<(&'static str, Cost)> {
     let mut costs: BTreeMap<&'static str, Vec<Cost>> = BTreeMap::new();
@@ -131,13 +124,9 @@ async fn calls(functions: &Functions, instance: &str) -> Vec<(&'static str, Cost
         functions.call("deprovision", &other).await;
         functions.succeeded(&other).await;
     }
-    let median = |mut costs: Vec<Cost>| {
-        costs.sort_unstable();
-        costs[costs.len() / 2]
-    };
     costs
         .into_iter()
-        .map(|(name, costs)| (name, median(costs)))
+        .map(|(name, costs)| (name, median(&costs)))
         .collect()
 }
 
@@ -160,7 +149,7 @@ fn commands(functions: &Functions) {
             assert_eq!(status, 200);
             bare.push(start.elapsed());
         }
-        let (command, bare) = (median(command), median(bare));
+        let (command, bare) = (median(&command), median(&bare));
         let ratio = command.as_secs_f64() / bare.as_secs_f64();
         println!(
             "{name:<24}{lines:>8} lines{:>8.2} s{:>8.2} s{ratio:>8.2}",
@@ -229,9 +218,4 @@ async fn reconcile(functions: &Functions, most: usize) {
         took.as_secs_f64(),
         bare.as_secs_f64()
     );
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort_unstable();
-    times[times.len() / 2]
 }

@@ -22,6 +22,7 @@ use serde_json::json;
 use tests::{
     binaries,
     child::Child,
+    measure::number,
     osb::{Osb, PLAN, SERVICE, fresh_id, nodes},
     ports::free_port,
     stack::{Options, Stack},
@@ -46,7 +47,7 @@ struct Subject {
 
 #[tokio::main]
 async fn main() {
-    let rounds = rounds();
+    let rounds = number("ROUNDS", 5);
     let stack = Stack::start(Options {
         zones: vec!["z1", "z2"],
         ..Options::default()
@@ -119,14 +120,6 @@ async fn main() {
     let verdict = if ratio >= BUDGET { "within" } else { "BELOW" };
     println!("last_operation: {ratio:.2} of its reads, {verdict} the budget of {BUDGET}");
     println!("memory of the broker: {before} kB before, {after} kB after");
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it configures the benchmark, not the broker"
-)]
-fn rounds() -> u32 {
-    std::env::var("ROUNDS").map_or(5, |text| text.parse().expect("ROUNDS is a number"))
 }
 
 fn subjects(stack: &Stack, osb: &Osb, instance: &str, route: SocketAddr) -> Vec<Subject> {

@@ -25,6 +25,7 @@ pub mod load;
 mod locks;
 pub mod log_lines;
 pub mod manual_clock;
+pub mod measure;
 pub mod memory_store;
 pub mod network;
 pub mod osb;
