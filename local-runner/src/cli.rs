@@ -43,6 +43,11 @@ pub(crate) enum Command {
     /// Refused unless that is certain: of each node, the cell was declared destroyed, or runs and says itself that it does not
     /// hold the node. Waits for the end; given again meanwhile, it joins. A copy that turns up later is removed.
     Recreate(LostInstance),
+    /// Give nodes and the broker itself other passwords, of the first master key. Bindings keep theirs.
+    ///
+    /// With --all, every instance whose passwords are of another key. Waits for the end; given again meanwhile, it joins. The
+    /// bindings that depend on another key still are named.
+    RotateCredentials(RotatedInstances),
     /// Print everything that etcd alone knows, as JSON: records, bindings, ports. No secret is in it.
     Export(ConfigFile),
     /// Write an export into an etcd that has lost everything. Nothing is overwritten; stop the brokers first.
@@ -72,6 +77,18 @@ pub(crate) struct LostInstance {
     pub(crate) file: ConfigFile,
     /// The instance's id.
     pub(crate) instance: InstanceId,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RotatedInstances {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The instances' ids.
+    #[arg(value_name = "INSTANCE", required_unless_present = "all")]
+    pub(crate) instances: Vec<InstanceId>,
+    /// All instances whose passwords are of another key than the first.
+    #[arg(long, conflicts_with = "instances")]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

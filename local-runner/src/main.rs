@@ -9,9 +9,11 @@ mod durable;
 mod file_lock;
 mod interrupts;
 mod log;
+mod operation;
 mod port_holder;
 mod process;
 mod recreate;
+mod rotate;
 mod router;
 mod status;
 mod steps;
@@ -63,6 +65,7 @@ async fn run(command: Command) -> ExitCode {
         Command::ShowCells(arguments) => told(show(status::View::Cells, &arguments).await),
         Command::DeclareCellDestroyed(cell) => told(declare_destroyed(&cell).await),
         Command::Recreate(lost) => told(recreate::run(&lost).await),
+        Command::RotateCredentials(instances) => told(rotate::run(&instances).await),
         Command::Export(file) => told(export(&file).await),
         Command::Import(arguments) => told(import(&arguments).await),
         part => {
@@ -107,6 +110,7 @@ async fn serve(command: Command) -> Result<(), AnyError> {
         | Command::ShowCells(_)
         | Command::DeclareCellDestroyed(_)
         | Command::Recreate(_)
+        | Command::RotateCredentials(_)
         | Command::Export(_)
         | Command::Import(_) => {}
     }

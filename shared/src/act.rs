@@ -4,6 +4,7 @@
 //! through). [`Effect::Unmark`] and [`Effect::Bury`] run last, and only when nothing before them failed. Nothing is deleted
 //! but on the index at which it was seen.
 
+mod credentials;
 mod logins;
 mod patroni;
 mod removal;
@@ -51,6 +52,7 @@ enum Finding {
     Removed(NodeId, RemoveAnswer),
     Prepared(Result<(), String>),
     Logins(Result<(), String>),
+    Passwords(Result<(), String>),
     Replication(BTreeMap<String, String>),
     Settings(BTreeMap<NodeId, NodeSettings>),
     PortReleased,
@@ -152,6 +154,7 @@ fn take_in(done: Vec<Result<Finding, Error>>, directory: &mut Directory, facts: 
             }
             Ok(Finding::Prepared(result)) => facts.prepared = Some(result),
             Ok(Finding::Logins(result)) => facts.logins = Some(result),
+            Ok(Finding::Passwords(result)) => facts.passwords = Some(result),
             Ok(Finding::Replication(states)) => facts.replication = Some(states),
             Ok(Finding::Settings(settings)) => facts.settings = Some(settings),
             Ok(Finding::PortReleased) => facts.port_released = true,
@@ -208,6 +211,7 @@ async fn carry_out(
         }
         Effect::Prepare => prepare(broker, scene).await?,
         Effect::RestoreLogins => Finding::Logins(logins::restore(broker, record).await?),
+        Effect::ChangePasswords => credentials::change(broker, scene).await,
         Effect::AskReplication => Finding::Replication(patroni::replication(broker, scene).await),
         Effect::AskSettings => Finding::Settings(patroni::settings(broker, scene).await),
         Effect::Configure(patch) => patroni::configure(broker, scene, patch).await?,

@@ -226,6 +226,7 @@ impl<'b> Walk<'b> {
                                 self.facts.settings = None;
                                 self.facts.replication = None;
                                 self.facts.prepared = None;
+                                self.facts.passwords = None;
                             }
                             // Somebody else ended it, perhaps made a new one: nothing of this pass is about that.
                             _ => {

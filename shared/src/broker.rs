@@ -15,10 +15,10 @@ use crate::{
     decide::{Decision, Situation, dynamic_configuration},
     error::Error,
     ids::{BindingId, NodeId},
-    master_keys::{DeriveError, Kind, MasterKeys, Purpose},
+    master_keys::{DeriveError, Kind, MasterKeys, Passwords, Purpose},
     patroni_rest::PatroniClient,
     ports::PortRange,
-    record::{FIRST_GENERATION, Record},
+    record::{FIRST_GENERATION, FormerCredentials, Record},
     store::Store,
 };
 
@@ -103,6 +103,34 @@ impl Broker {
         self.settings.master_keys.derive(&record.master_key, &purpose)
     }
 
+    /// One of an instance's own passwords, as whoever has to get in somewhere needs it: with the one before it, while not
+    /// every door is known to have it.
+    ///
+    /// # Errors
+    /// When the instance's master key is not configured.
+    pub fn passwords(&self, record: &Record, kind: Kind<'_>) -> Result<Passwords, DeriveError> {
+        let former = record.former_credentials.as_ref().map(|former| {
+            let FormerCredentials {
+                master_key,
+                generation,
+            } = former.clone();
+            let before = Record {
+                master_key,
+                credential_generation: generation,
+                ..record.clone()
+            };
+            self.password(&before, kind)
+        });
+        let former = former.transpose().unwrap_or_else(|error| {
+            tracing::error!(instance = %record.instance_id, %error, "doors that still have the former passwords are closed to this broker");
+            None
+        });
+        Ok(Passwords {
+            current: self.password(record, kind)?,
+            former,
+        })
+    }
+
     /// The password of a binding, which depends on the binding's own key.
     ///
     /// # Errors
@@ -144,6 +172,7 @@ impl Broker {
                 patroni_scope: record.instance_id.clone(),
                 node_id: node,
                 incarnation: record.incarnation,
+                credential_generation: record.credential_generation,
                 superuser_password: password(Kind::Superuser)?,
                 replication_password: password(Kind::Replication)?,
                 rewind_password: password(Kind::Rewind)?,
@@ -161,11 +190,11 @@ impl Broker {
         let Some(port) = record.port.owned() else {
             return Ok(None);
         };
-        let password = self.password(record, Kind::Superuser)?;
+        let passwords = self.passwords(record, Kind::Superuser)?;
         Ok(Some(Door {
             host: self.settings.router_hostname.clone(),
             port: port.number(),
-            password,
+            passwords,
         }))
     }
 }

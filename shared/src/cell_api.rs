@@ -42,6 +42,10 @@ pub struct NodeParameters {
     pub node_id: NodeId,
     /// Which life of the instance the node belongs to.
     pub incarnation: Incarnation,
+    /// Which generation of the instance's passwords these are; a cell takes later ones over for a node that it has, and
+    /// never earlier ones. 0 from a broker that does not say.
+    #[serde(default)]
+    pub credential_generation: u32,
     /// Password of [`SUPERUSER`].
     pub superuser_password: String,
     /// Password of [`REPLICATION_USER`].
@@ -80,6 +84,9 @@ pub struct NodeStatus {
     pub address: String,
     /// `host:port` where its Patroni answers REST calls.
     pub rest_address: String,
+    /// The generation of the passwords that its Patroni has; `None` from a cell that does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_generation: Option<u32>,
 }
 
 /// What a cell does with a node.

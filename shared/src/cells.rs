@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
-    cell_api::{CellStatus, Heartbeat, Refusal, StartNode, refusal},
+    cell_api::{CellStatus, Heartbeat, NodeStatus, Refusal, StartNode, refusal},
     config::Credentials,
     decide::placement::{CellView, Room},
     effect::StartAnswer,
@@ -180,7 +180,8 @@ impl CellClient for HttpCells {
         };
         let status = response.status();
         if status.is_success() {
-            return StartAnswer::Accepted;
+            let status = response.json::<NodeStatus>().await.ok();
+            return StartAnswer::Accepted(status.and_then(|status| status.credential_generation));
         }
         let refused = refusal_of(guid, response).await;
         let said = format!("cell {guid} answered {}: {}", status.as_u16(), outside(&refused));

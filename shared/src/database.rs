@@ -6,6 +6,7 @@
 //! it cannot fail on ownership, because objects belong to the owner role.
 //! **Assumes.** `password_encryption` is SCRAM; nobody but the broker has the superuser's password.
 
+mod credentials;
 mod reader;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -16,12 +17,13 @@ use tokio::{
     join,
     time::{sleep, timeout},
 };
-use tokio_postgres::{Client, Config, NoTls, error::SqlState};
+use tokio_postgres::{Client, Config, Connection, NoTls, Socket, error::SqlState, tls::NoTlsStream};
 
 use crate::{
     binding::Access,
     cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER},
     decide::dynamic_configuration::{STANDBY_LIMITS, VERSION},
+    master_keys::Passwords,
 };
 
 /// The database that bindings lead to.
@@ -41,6 +43,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long replicas are waited for. One that is further behind than this does not take over (Patroni's
 /// `maximum_lag_on_failover`), or has lost its connection.
 const REPLICAS_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks at how far replicas are.
+const POLL: Duration = Duration::from_millis(10);
 /// For everything that one call does.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -52,7 +56,7 @@ pub struct Door {
     /// TCP port.
     pub port: u16,
     /// The superuser's password.
-    pub password: SecretString,
+    pub passwords: Passwords,
 }
 
 /// The passwords that the nodes of a cluster use among each other.
@@ -62,6 +66,19 @@ pub struct NodePasswords {
     pub replication: SecretString,
     /// Of the role that `pg_rewind` connects with.
     pub rewind: SecretString,
+}
+
+/// Other passwords for the roles that nodes and broker use.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Counted up with each change.
+    pub generation: u32,
+    /// Of the superuser.
+    pub superuser: SecretString,
+    /// Of the others.
+    pub nodes: NodePasswords,
+    /// The replicas that must have received it, by their names in Patroni.
+    pub replicas: Vec<String>,
 }
 
 /// What came of creating a login.
@@ -102,6 +119,14 @@ pub trait Databases: Send + Sync {
         system_identifier: &str,
         nodes: &NodePasswords,
     ) -> Result<(), DatabaseError>;
+    /// Gives the roles that nodes and broker use other passwords, unless they have those already, or ones of a later
+    /// generation; and sees that all replicas have received it.
+    async fn change_passwords(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        change: &Change,
+    ) -> Result<(), DatabaseError>;
     /// Makes a role that can log in.
     async fn create_login(
         &self,
@@ -129,17 +154,7 @@ impl Databases for PostgresDatabases {
         nodes: &NodePasswords,
     ) -> Result<(), DatabaseError> {
         with_session(door, MAINTENANCE, async |client| {
-            let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
-            let row = client.query_one(sql, &[]).await.map_err(explain)?;
-            let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
-            if identifier != system_identifier {
-                return Err(DatabaseError(format!(
-                    "it leads to another cluster (system identifier {identifier})"
-                )));
-            }
-            if in_recovery {
-                return Err(DatabaseError("it leads to a replica".to_owned()));
-            }
+            check_primary(client, system_identifier).await?;
             let roles = client
                 .query(
                     "SELECT rolname::text FROM pg_roles WHERE rolname = ANY($1)",
@@ -161,6 +176,19 @@ impl Databases for PostgresDatabases {
                 create(client, &format!("CREATE DATABASE {DATABASE} OWNER {OWNER}")).await?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn change_passwords(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        change: &Change,
+    ) -> Result<(), DatabaseError> {
+        with_session(door, MAINTENANCE, async |client| {
+            check_primary(client, system_identifier).await?;
+            credentials::change(client, change).await
         })
         .await
     }
@@ -261,17 +289,7 @@ async fn with_session<T>(
         ))
     };
     let session = async {
-        let mut config = Config::new();
-        config
-            .host(&door.host)
-            .port(door.port)
-            .user(SUPERUSER)
-            .password(door.password.expose_secret())
-            .dbname(database)
-            .application_name("patroni-broker")
-            .options(SILENCE)
-            .connect_timeout(CONNECT_LIMIT);
-        let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
+        let (client, connection) = connect(door, database).await?;
         let work = async move {
             let result = work(&client).await;
             drop(client);
@@ -282,6 +300,47 @@ async fn with_session<T>(
         result
     };
     timeout(CALL_LIMIT, session).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Logs in, with the former password where the present one is not in force yet.
+async fn connect(
+    door: &Door,
+    database: &str,
+) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
+    let mut refused = DatabaseError("there is no password".to_owned());
+    for password in door.passwords.to_try() {
+        let mut config = Config::new();
+        config
+            .host(&door.host)
+            .port(door.port)
+            .user(SUPERUSER)
+            .password(password.expose_secret())
+            .dbname(database)
+            .application_name("patroni-broker")
+            .options(SILENCE)
+            .connect_timeout(CONNECT_LIMIT);
+        match config.connect(NoTls).await {
+            Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => refused = explain(error),
+            connected => return connected.map_err(explain),
+        }
+    }
+    Err(refused)
+}
+
+/// Checks that a session is one with the primary of the cluster with this system identifier.
+async fn check_primary(client: &Client, system_identifier: &str) -> Result<(), DatabaseError> {
+    let sql = "SELECT system_identifier::text, pg_is_in_recovery() FROM pg_control_system()";
+    let row = client.query_one(sql, &[]).await.map_err(explain)?;
+    let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
+    if identifier != system_identifier {
+        return Err(DatabaseError(format!(
+            "it leads to another cluster (system identifier {identifier})"
+        )));
+    }
+    if in_recovery {
+        return Err(DatabaseError("it leads to a replica".to_owned()));
+    }
+    Ok(())
 }
 
 /// Waits until every replica that streams has what was just committed, so that a failover right after the answer does not
@@ -297,7 +356,7 @@ async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
             if behind == 0 {
                 return Ok(());
             }
-            sleep(Duration::from_millis(10)).await;
+            sleep(POLL).await;
         }
     };
     timeout(REPLICAS_LIMIT, reached).await.unwrap_or_else(|_| {

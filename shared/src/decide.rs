@@ -9,11 +9,12 @@
 //! that were done already.
 //!
 //! The parts: [`active`] makes the cluster what was asked for (provision, update), [`deprovision`] takes it away,
-//! `departure` lets nodes go, `restarts` brings them to other settings, `whereabouts` says which are where they should be,
+//! [`credentials`] gives them other passwords, `departure` lets nodes go, `restarts` brings them to other settings, `whereabouts` says which are where they should be,
 //! [`placement`] chooses cells, [`recreation`] says when all is lost, [`shortcomings`] says what is still missing, [`describe`]
 //! says it to the client.
 
 pub mod active;
+pub mod credentials;
 mod departure;
 pub mod deprovision;
 pub mod describe;

@@ -37,6 +37,8 @@ pub enum Effect {
     Prepare,
     /// Make the logins of all bindings, in a cluster that was made anew.
     RestoreLogins,
+    /// Give the roles that nodes and broker use the passwords of the record's generation.
+    ChangePasswords,
     /// Ask the leader who streams from it, for Patroni 3 does not write that into the member keys.
     AskReplication,
     /// Ask each node's PostgreSQL what it runs with: Patroni does not publish which configuration a member has taken over.
@@ -121,6 +123,8 @@ pub struct Facts {
     pub prepared: Option<Result<(), String>>,
     /// Whether the bindings can log in again, and why not.
     pub logins: Option<Result<(), String>>,
+    /// Whether the leader and all that stream from it have the passwords of the record's generation, and why not.
+    pub passwords: Option<Result<(), String>>,
     /// Who streams from the leader, by member name and state.
     pub replication: Option<BTreeMap<String, String>>,
     /// What each node's PostgreSQL runs with, of those that answered.
@@ -159,8 +163,8 @@ pub enum PortFact {
 /// What a cell answered to the request to run a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartAnswer {
-    /// It runs the node, or will.
-    Accepted,
+    /// It runs the node, or will, with passwords of this generation; `None`: it does not say of which.
+    Accepted(Option<u32>),
     /// It certainly does not run the node and will not: it said so, or the request did not reach it.
     Refused(String),
     /// Nobody knows: the answer was lost, or the cell cannot tell now. To be asked again.

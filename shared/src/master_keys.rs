@@ -56,6 +56,31 @@ pub struct MasterKeys {
     older: Vec<MasterKey>,
 }
 
+/// A password, and the one whose place it is taking, for as long as a door may still have that one.
+#[derive(Debug, Clone)]
+pub struct Passwords {
+    /// The password.
+    pub current: SecretString,
+    /// The other.
+    pub former: Option<SecretString>,
+}
+
+impl Passwords {
+    /// Those to try, one after the other.
+    pub fn to_try(&self) -> impl Iterator<Item = &SecretString> {
+        std::iter::once(&self.current).chain(&self.former)
+    }
+}
+
+impl From<SecretString> for Passwords {
+    fn from(current: SecretString) -> Self {
+        Self {
+            current,
+            former: None,
+        }
+    }
+}
+
 /// What a password is for. Two purposes that differ in anything lead to different passwords.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Purpose<'a> {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use reqwest::Client;
-use secrecy::{ExposeSecret, SecretString};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::{cell_api::REST_USER, cells};
+use crate::{cell_api::REST_USER, cells, master_keys::Passwords};
 
 /// Reading answers at once; a busy machine may take a moment.
 const READ_LIMIT: Duration = Duration::from_secs(3);
@@ -26,17 +26,17 @@ pub trait PatroniClient: Send + Sync {
     async fn configure(
         &self,
         api: &str,
-        password: &SecretString,
+        passwords: &Passwords,
         patch: &Map<String, Value>,
     ) -> Result<(), String>;
     /// Restarts the PostgreSQL of the member that answers at `api`, provided that Patroni still holds a restart for pending
     /// and the member still has this role, so that a late call restarts nothing that does not need it.
-    async fn restart(&self, api: &str, password: &SecretString, role: &str) -> Result<(), String>;
+    async fn restart(&self, api: &str, passwords: &Passwords, role: &str) -> Result<(), String>;
     /// Hands the leadership from one member to another; both are named, so that a late call cannot demote a third.
     async fn switchover(
         &self,
         api: &str,
-        password: &SecretString,
+        passwords: &Passwords,
         leader: &str,
         candidate: &str,
     ) -> Result<(), String>;
@@ -55,6 +55,23 @@ impl HttpPatroni {
         Ok(Self {
             client: cells::http_client()?,
         })
+    }
+}
+
+/// Sends a request, again with the former password to a member that does not have the present one yet.
+async fn send(
+    request: impl Fn() -> RequestBuilder,
+    passwords: &Passwords,
+) -> Result<reqwest::Response, reqwest::Error> {
+    let with = |password: &secrecy::SecretString| {
+        request()
+            .basic_auth(REST_USER, Some(password.expose_secret()))
+            .send()
+    };
+    let response = with(&passwords.current).await?;
+    match &passwords.former {
+        Some(former) if response.status() == StatusCode::UNAUTHORIZED => with(former).await,
+        _ => Ok(response),
     }
 }
 
@@ -112,47 +129,41 @@ impl PatroniClient for HttpPatroni {
     async fn configure(
         &self,
         api: &str,
-        password: &SecretString,
+        passwords: &Passwords,
         patch: &Map<String, Value>,
     ) -> Result<(), String> {
-        let sent = self
-            .client
-            .patch(format!("{api}/config"))
-            .basic_auth(REST_USER, Some(password.expose_secret()))
-            .timeout(READ_LIMIT)
-            .json(patch)
-            .send()
-            .await;
-        checked(sent, "changing Patroni's configuration").await.map(drop)
+        let request = || {
+            let request = self.client.patch(format!("{api}/config"));
+            request.timeout(READ_LIMIT).json(patch)
+        };
+        checked(send(request, passwords).await, "changing Patroni's configuration")
+            .await
+            .map(drop)
     }
 
-    async fn restart(&self, api: &str, password: &SecretString, role: &str) -> Result<(), String> {
-        let sent = self
-            .client
-            .post(format!("{api}/restart"))
-            .basic_auth(REST_USER, Some(password.expose_secret()))
-            .timeout(RESTART_LIMIT)
-            .json(&json!({ "restart_pending": true, "role": role }))
-            .send()
-            .await;
-        checked(sent, "restart").await.map(drop)
+    async fn restart(&self, api: &str, passwords: &Passwords, role: &str) -> Result<(), String> {
+        let request = || {
+            let request = self.client.post(format!("{api}/restart"));
+            let conditions = json!({ "restart_pending": true, "role": role });
+            request.timeout(RESTART_LIMIT).json(&conditions)
+        };
+        checked(send(request, passwords).await, "restart").await.map(drop)
     }
 
     async fn switchover(
         &self,
         api: &str,
-        password: &SecretString,
+        passwords: &Passwords,
         leader: &str,
         candidate: &str,
     ) -> Result<(), String> {
-        let sent = self
-            .client
-            .post(format!("{api}/switchover"))
-            .basic_auth(REST_USER, Some(password.expose_secret()))
-            .timeout(SWITCHOVER_LIMIT)
-            .json(&json!({ "leader": leader, "candidate": candidate }))
-            .send()
-            .await;
-        checked(sent, "switchover").await.map(drop)
+        let request = || {
+            let request = self.client.post(format!("{api}/switchover"));
+            let both = json!({ "leader": leader, "candidate": candidate });
+            request.timeout(SWITCHOVER_LIMIT).json(&both)
+        };
+        checked(send(request, passwords).await, "switchover")
+            .await
+            .map(drop)
     }
 }

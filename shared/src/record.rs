@@ -84,6 +84,9 @@ pub struct Record {
     pub master_key: String,
     /// Counted up when the passwords change that its nodes and the broker use. Those of bindings stay.
     pub credential_generation: u32,
+    /// The passwords of nodes and broker that others are taking the place of. Until all doors have those, any may have these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former_credentials: Option<FormerCredentials>,
     /// The operation under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Operation>,
@@ -135,6 +138,15 @@ pub struct PlanChange {
     /// What the new plan says of dead leaders. It counts when the rest of the plan is in force: a replica may take over at
     /// once only where commits wait for it already.
     pub failover: Failover,
+}
+
+/// What the passwords of nodes and broker were derived from before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerCredentials {
+    /// The master key.
+    pub master_key: String,
+    /// The generation.
+    pub generation: u32,
 }
 
 /// Whether the instance lives or is on its way out.
@@ -210,6 +222,9 @@ pub struct Node {
     /// Since when its cell has been missing, as the roll of cells said at the last look ([`crate::roll`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
+    /// Its cell has not said yet that it has taken the passwords over which take the place of former ones.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub credentials_due: bool,
 }
 
 /// How far a node has come. It only ever moves forward.
@@ -269,6 +284,11 @@ impl Operation {
                 instance_usable: true,
                 update_repeatable: Some(true),
             }),
+            // PostgreSQL goes on; what has the former passwords is still reached by them.
+            OperationKind::Rotate => Some(AfterFailure {
+                instance_usable: true,
+                update_repeatable: None,
+            }),
             // The old data is lost, and the new cluster may not stand, or lack logins.
             OperationKind::Deprovision | OperationKind::Recreate => Some(AfterFailure {
                 instance_usable: false,
@@ -292,6 +312,8 @@ pub enum OperationKind {
     /// Makes it anew, empty, after every copy of its data was lost. Brokers and cells from before there was this kind cannot
     /// read the record then, and leave it alone; it needs no [`SCHEMA`] of its own.
     Recreate,
+    /// Gives nodes and broker other passwords. For brokers and cells from before, what was said of [`Self::Recreate`] holds.
+    Rotate,
 }
 
 impl OperationKind {
@@ -303,6 +325,7 @@ impl OperationKind {
             Self::Update => "update",
             Self::Deprovision => "deprovision",
             Self::Recreate => "recreate",
+            Self::Rotate => "rotate",
         }
     }
 }
@@ -418,6 +441,7 @@ impl Record {
             && self.state == State::Active
             && !self.somebody_leaves()
             && !self.has_surplus()
+            && self.former_credentials.is_none()
     }
 
     /// The operation that a poll reports: the one under way, otherwise the last one.

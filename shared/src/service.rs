@@ -8,6 +8,7 @@ pub mod last_binding_operation;
 pub mod last_operation;
 pub mod provision;
 pub mod recreate;
+pub mod rotate;
 pub mod unbind;
 pub mod update;
 mod wait;
@@ -85,7 +86,7 @@ fn begin(
 fn limit(broker: &Broker, kind: OperationKind, request: &Request) -> Duration {
     let configured = match kind {
         OperationKind::Provision | OperationKind::Recreate => broker.settings.provision_deadline,
-        OperationKind::Update => broker.settings.update_deadline,
+        OperationKind::Update | OperationKind::Rotate => broker.settings.update_deadline,
         OperationKind::Deprovision => broker.settings.deprovision_deadline,
     };
     let catalog = &broker.settings.catalog;

@@ -114,6 +114,15 @@ impl Stack {
         }
     }
 
+    /// Gives a variable of [`Options::variables`] another value. Processes have it when they are started again.
+    pub fn set_variable(&mut self, name: &'static str, value: &str) {
+        self.settings.options.variables.push((name, value.to_owned()));
+        let variable = format!("PATRONI_BROKER_{name}");
+        for server in self.servers() {
+            server.set_variable(&variable, value);
+        }
+    }
+
     /// The process of the cell with this guid.
     ///
     /// # Panics

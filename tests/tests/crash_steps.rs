@@ -96,6 +96,12 @@ fn killed_at_each_step_of_a_change_to_a_plan_with_smaller_settings() {
 }
 
 #[test]
+fn killed_at_each_step_of_a_change_of_passwords() {
+    let row = "real etcd: killed at each step of a change of passwords";
+    survives(Story::Rotate, Carrier::Reconcile, row);
+}
+
+#[test]
 fn killed_at_each_step_of_a_deprovision() {
     let row = "real etcd: killed at each step of a deprovision";
     survives(Story::Deprovision, Carrier::Reconcile, row);

@@ -57,6 +57,7 @@ impl Context {
             state,
             address: self.settings.advertised(file.ports.postgresql),
             rest_address: self.settings.advertised(file.ports.rest),
+            credential_generation: Some(file.parameters.credential_generation),
         }
     }
 

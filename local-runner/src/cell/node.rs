@@ -10,7 +10,7 @@ mod running;
 
 use std::{io, sync::Arc, time::Duration};
 
-use shared::cell_api::{NodeState, NodeStatus};
+use shared::cell_api::{NodeParameters, NodeState, NodeStatus};
 use tokio::{
     process::Child,
     sync::{Notify, watch},
@@ -68,6 +68,7 @@ pub(super) struct Keeper {
     directory: NodeDirectory,
     orders: watch::Receiver<Order>,
     nudge: Arc<Notify>,
+    told: watch::Receiver<Option<NodeParameters>>,
     life: watch::Sender<Life>,
     /// Its directory is in quarantine.
     quarantined: bool,
@@ -100,6 +101,8 @@ pub(super) struct Wires {
     pub(super) orders: watch::Receiver<Order>,
     /// Makes it look at the record at once.
     pub(super) nudge: Arc<Notify>,
+    /// The latest passwords that the cell was told for it, if they are later than its own.
+    pub(super) told: watch::Receiver<Option<NodeParameters>>,
     /// What is seen of it.
     pub(super) life: watch::Sender<Life>,
 }
@@ -117,6 +120,7 @@ impl Keeper {
             directory,
             orders: wires.orders,
             nudge: wires.nudge,
+            told: wires.told,
             life: wires.life,
             quarantined: origin.quarantined,
             condemned: false,

@@ -38,6 +38,8 @@ use crate::blocking::blocking;
 
 /// How long a DELETE waits for the node to be gone before it answers that it is still going.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a PUT waits until a node has taken passwords over: longer than a young Patroni has to be left alone.
+const TAKE_OVER: Duration = Duration::from_secs(8);
 /// Longer than the slowest way in which a node stops.
 const LAST_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -78,6 +80,7 @@ struct Handle {
     id: Identity,
     orders: watch::Sender<Order>,
     nudge: Arc<Notify>,
+    told: watch::Sender<Option<NodeParameters>>,
     life: watch::Receiver<Life>,
 }
 
@@ -87,6 +90,29 @@ impl Handle {
             Life::Goes(status) => Some(status.clone()),
             Life::Halted | Life::Removed => None,
         }
+    }
+
+    /// Passes passwords on, unless the node was told later ones.
+    fn tell(&self, parameters: &NodeParameters) {
+        self.told.send_if_modified(|told| {
+            let known = told.as_ref().map_or(0, |told| told.credential_generation);
+            let is_later = parameters.credential_generation > known;
+            if is_later {
+                *told = Some(parameters.clone());
+            }
+            is_later
+        });
+        self.nudge.notify_one();
+    }
+
+    /// Waits a moment until the node has passwords of this generation. What is answered then says whether it has.
+    async fn take_over(&self, generation: u32) {
+        let mut life = self.life.clone();
+        let has_them = |life: &Life| match life {
+            Life::Goes(status) => status.credential_generation >= Some(generation),
+            Life::Halted | Life::Removed => true,
+        };
+        let _ = timeout(TAKE_OVER, life.wait_for(has_them)).await;
     }
 
     /// Whether the node takes room: in quarantine it does not.
@@ -162,9 +188,11 @@ impl Roster {
         let (orders, told) = watch::channel(order);
         let (life, seen) = watch::channel(Life::Goes(status.clone()));
         let nudge = Arc::new(Notify::new());
+        let (tell, passwords) = watch::channel(None);
         let wires = Wires {
             orders: told,
             nudge: Arc::clone(&nudge),
+            told: passwords,
             life,
         };
         let keeper = Keeper::new(Arc::clone(&self.context), origin, wires);
@@ -172,6 +200,7 @@ impl Roster {
             id,
             orders,
             nudge,
+            told: tell,
             life: seen.clone(),
         };
         lock(&self.nodes).insert(node, Arc::new(handle));
@@ -257,18 +286,19 @@ impl Roster {
     pub(super) async fn admit(&self, parameters: NodeParameters) -> Result<Admitted, Refused> {
         let id = self.context.identity(&parameters);
         self.check_open()?;
-        if let Some(known) = self.known(&id)? {
-            return Ok(Admitted::Before(known));
+        if let Some(handle) = self.known(&id, &parameters)? {
+            return look_after(&handle, &parameters).await;
         }
         let record = evidence::record(self.context.store.as_ref(), &id.instance)
             .await
             .map_err(Refused::StoreUnavailable)?;
         judgement::admit(record.as_ref(), &id).map_err(Refused::NotAssigned)?;
 
-        let _alone = self.admission.lock().await;
+        let alone = self.admission.lock().await;
         self.check_open()?;
-        if let Some(known) = self.known(&id)? {
-            return Ok(Admitted::Before(known));
+        if let Some(handle) = self.known(&id, &parameters)? {
+            drop(alone);
+            return look_after(&handle, &parameters).await;
         }
         let (held, capacity) = (self.load(), self.context.settings.capacity);
         if u32::try_from(held).map_or(true, |held| held >= capacity) {
@@ -302,8 +332,8 @@ impl Roster {
         Ok(file)
     }
 
-    /// A node that is here already, made to look at its record at once.
-    fn known(&self, id: &Identity) -> Result<Option<NodeStatus>, Refused> {
+    /// A node that is here already, made to look at its record at once, and to take later passwords over.
+    fn known(&self, id: &Identity, parameters: &NodeParameters) -> Result<Option<Arc<Handle>>, Refused> {
         if self.context.directory.is_retired(id.node)? {
             return Err(Refused::Retired);
         }
@@ -315,8 +345,8 @@ impl Roster {
                 "a node with this id is here for another instance or incarnation",
             ));
         }
-        handle.nudge.notify_one();
-        handle.status().map(Some).ok_or(Refused::Stopping)
+        handle.tell(parameters);
+        Ok(Some(handle))
     }
 
     /// Removes a node for good, if that is in order. Waits for a while.
@@ -411,6 +441,12 @@ impl Roster {
         self.closing.store(true, Ordering::SeqCst);
         lock(&self.tasks).abort_all();
     }
+}
+
+/// Answers for a node that is here already.
+async fn look_after(handle: &Handle, parameters: &NodeParameters) -> Result<Admitted, Refused> {
+    handle.take_over(parameters.credential_generation).await;
+    handle.status().map(Admitted::Before).ok_or(Refused::Stopping)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -45,7 +45,7 @@ pub(super) async fn configure(
     scene: Scene<'_>,
     patch: &Map<String, Value>,
 ) -> Result<Finding, Error> {
-    let password = broker.password(scene.record, Kind::Rest)?;
+    let passwords = broker.passwords(scene.record, Kind::Rest)?;
     let Some(api) = leader_api(scene) else {
         return Ok(Finding::Nothing);
     };
@@ -54,7 +54,7 @@ pub(super) async fn configure(
         return Ok(Finding::Nothing);
     }
     tracing::info!(instance = %scene.record.instance_id, patch = ?patch, "changing Patroni's configuration");
-    let done = broker.patroni.configure(&api, &password, patch).await;
+    let done = broker.patroni.configure(&api, &passwords, patch).await;
     Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
 }
 
@@ -64,14 +64,14 @@ pub(super) async fn switchover(
     leader: &str,
     candidate: &str,
 ) -> Result<Finding, Error> {
-    let password = broker.password(scene.record, Kind::Rest)?;
+    let passwords = broker.passwords(scene.record, Kind::Rest)?;
     let Some(api) = leader_api(scene) else {
         return Ok(Finding::Nothing);
     };
     tracing::info!(instance = %scene.record.instance_id, %leader, %candidate, "handing the leadership over");
     let done = broker
         .patroni
-        .switchover(&api, &password, leader, candidate)
+        .switchover(&api, &passwords, leader, candidate)
         .await;
     Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
 }
@@ -82,21 +82,21 @@ pub(super) async fn restart(
     node: NodeId,
     role: &str,
 ) -> Result<Finding, Error> {
-    let password = broker.password(scene.record, Kind::Rest)?;
+    let passwords = broker.passwords(scene.record, Kind::Rest)?;
     let api = scene.cluster.member(node).and_then(|member| member.api.clone());
     let Some(api) = api else {
         return Ok(Finding::Nothing);
     };
     tracing::info!(instance = %scene.record.instance_id, %node, role, "restarting a node for its settings");
-    let done = broker.patroni.restart(&api, &password, role).await;
+    let done = broker.patroni.restart(&api, &passwords, role).await;
     Ok(done.map_or_else(Finding::Trouble, |()| Finding::Nothing))
 }
 
 /// What the nodes that stay run with, each asked at its own address. One that does not answer is left out, and none does to
 /// a broker that has no password for them: then too the operation must end.
 pub(super) async fn settings(broker: &Broker, scene: Scene<'_>) -> BTreeMap<NodeId, NodeSettings> {
-    let password = match broker.password(scene.record, Kind::Superuser) {
-        Ok(password) => password,
+    let passwords = match broker.passwords(scene.record, Kind::Superuser) {
+        Ok(passwords) => passwords,
         Err(error) => {
             tracing::error!(instance = %scene.record.instance_id, %error, "nodes cannot be asked what they run with");
             return BTreeMap::new();
@@ -107,7 +107,7 @@ pub(super) async fn settings(broker: &Broker, scene: Scene<'_>) -> BTreeMap<Node
         Some(Door {
             host: host.trim_matches(['[', ']']).to_owned(),
             port: port.parse().ok()?,
-            password: password.clone(),
+            passwords: passwords.clone(),
         })
     };
     let asked = scene.record.staying().filter_map(|(node, _)| {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
-    Decision, Situation, departure, describe, dynamic_configuration, end,
+    Decision, Situation, credentials, departure, describe, dynamic_configuration, end,
     placement::{self, CellView, Wanted},
     restarts::{self, NextRestart},
     shortcomings::{self, Shortcoming},
@@ -65,6 +65,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     restarts::take_in(&mut record, situation);
 
     let missing = shortcomings::of(&record, situation);
+    credentials::settle(&mut record, &missing);
     let blocks = |shortcoming: &&Shortcoming| match shortcoming {
         // A node that never ran and whose cell does not answer does not keep a provision from being what was asked for:
         // it is removed when its cell comes back.
@@ -125,6 +126,7 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
         departure::replace_refused(record, effects, situation);
         departure::thin_out(record, situation);
         let missing = shortcomings::of(record, situation);
+        credentials::settle(record, &missing);
         for shortcoming in &missing {
             let called_for = match shortcoming {
                 // An empty node may take the place of what its cell does not have any more only where it can copy the
@@ -135,6 +137,7 @@ fn keep(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_
                 Shortcoming::NotStreaming { .. }
                 | Shortcoming::LeaderLeaves
                 | Shortcoming::LeaderElsewhere { .. } => !record.is_at_rest(),
+                Shortcoming::FormerRoles { .. } | Shortcoming::FormerPasswords { .. } => true,
                 _ => false,
             };
             if called_for {
@@ -200,6 +203,7 @@ fn fail(mut decision: Decision, reason: &str, situation: &Situation<'_>) -> Deci
         Some(OperationKind::Provision) => {
             "Delete the instance, or send the same request again to go on with it."
         }
+        Some(OperationKind::Rotate) => "It goes on as soon as that is possible.",
         Some(OperationKind::Recreate) => "Give the command again to go on with it, or delete the instance.",
         _ => "Send the request again to go on with it.",
     };
@@ -248,6 +252,7 @@ fn take_in(record: &mut Record, situation: &Situation<'_>) -> Vec<Effect> {
             effects.push(Effect::Project(*id));
         }
     }
+    credentials::take_in(record, situation);
     // A leader on its way out does not count: a bootstrap that was given up stays given up, for its cells may be removing
     // it already (they let its leader go as well). Another leader comes when it has handed over.
     record.bootstrapped |= cluster.system_identifier().is_some()
@@ -341,6 +346,7 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
             phase: Phase::Assigned,
             assigned: situation.now,
             missing_since: None,
+            credentials_due: false,
         };
         record.nodes.insert(node, placed);
         effects.push(Effect::Project(node));
@@ -405,6 +411,9 @@ fn question(shortcoming: &Shortcoming, record: &Record, situation: &Situation<'_
         Shortcoming::PortNotReady { .. } if record.port.owned().is_some() && facts.prepared.is_none() => {
             Some(Effect::Prepare)
         }
+        Shortcoming::FormerRoles { .. } if record.port.owned().is_some() && facts.passwords.is_none() => {
+            Some(Effect::ChangePasswords)
+        }
         // They are made in a database that is prepared.
         Shortcoming::LoginsMissing { .. } if facts.logins.is_none() && facts.prepared == Some(Ok(())) => {
             Some(Effect::RestoreLogins)
@@ -437,7 +446,9 @@ fn remedy(
         Shortcoming::NotStreaming { .. }
         | Shortcoming::PortNotReady { .. }
         | Shortcoming::NotLoaded { .. }
+        | Shortcoming::FormerRoles { .. }
         | Shortcoming::LoginsMissing { .. } => question(shortcoming, record, situation),
+        Shortcoming::FormerPasswords { node, .. } => credentials::tell(*node, situation),
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
                 // A node that goes does not make the cluster grow, and its cell may be away for long.
@@ -446,6 +457,8 @@ fn remedy(
                     Shortcoming::Settings { .. }
                         | Shortcoming::PortNotReady { .. }
                         | Shortcoming::LoginsMissing { .. }
+                        | Shortcoming::FormerRoles { .. }
+                        | Shortcoming::FormerPasswords { .. }
                         | Shortcoming::NotGone { .. }
                 )
             });

@@ -115,6 +115,8 @@ pub fn anew(record: Record, operation: Operation, master_key: &str) -> Record {
     let mut next = Record {
         master_key: master_key.to_owned(),
         credential_generation: generation.saturating_add(1),
+        // The new cluster has never had others.
+        former_credentials: None,
         ..going_on(record, operation)
     };
     next.bootstrapped = false;

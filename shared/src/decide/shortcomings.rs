@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     cluster::Member,
-    decide::{Situation, dynamic_configuration, restarts, whereabouts},
+    decide::{Situation, credentials, dynamic_configuration, restarts, whereabouts},
     ids::{CellGuid, NodeId},
     record::{Operation, OperationKind, Phase, PortClaim, Record},
 };
@@ -89,6 +89,18 @@ pub enum Shortcoming {
         /// Where it is.
         cell: CellGuid,
     },
+    /// The roles that nodes and broker use are not known to have the passwords that take the place of former ones.
+    FormerRoles {
+        /// Why.
+        reason: String,
+    },
+    /// The node's cell has not taken over the passwords that take the place of former ones.
+    FormerPasswords {
+        /// The node.
+        node: NodeId,
+        /// Where it is.
+        cell: CellGuid,
+    },
     /// The node is to be removed and still there.
     NotGone {
         /// The node.
@@ -142,6 +154,15 @@ impl fmt::Display for Shortcoming {
                 write!(
                     f,
                     "node {node} on cell {cell} is still to be restarted for the plan's settings"
+                )
+            }
+            Self::FormerRoles { reason } => {
+                write!(f, "the nodes' roles do not have the new passwords: {reason}")
+            }
+            Self::FormerPasswords { node, cell } => {
+                write!(
+                    f,
+                    "cell {cell} has not taken the new passwords over for node {node}"
                 )
             }
             Self::NoPlan => f.write_str("the plan of this instance is not in the catalog any more"),
@@ -248,6 +269,7 @@ pub fn of(record: &Record, situation: &Situation<'_>) -> Vec<Shortcoming> {
         }
         missing.extend(restarts::missing(record, situation));
     }
+    missing.extend(credentials::missing(record, situation));
     if situation.plan.is_none() {
         missing.push(Shortcoming::NoPlan);
     }
@@ -300,7 +322,7 @@ fn not_reported(situation: &Situation<'_>, node: NodeId) -> String {
     use crate::effect::StartAnswer;
     match situation.facts.started.get(&node) {
         Some(StartAnswer::Refused(reason) | StartAnswer::Unclear(reason)) => format!("stopped ({reason})"),
-        Some(StartAnswer::Accepted) | None => "stopped".to_owned(),
+        Some(StartAnswer::Accepted(_)) | None => "stopped".to_owned(),
     }
 }
 

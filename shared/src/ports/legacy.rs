@@ -60,7 +60,7 @@ pub async fn adopt(store: &dyn Store, id: &str, port: Port) -> Result<bool, Stor
 
 /// Whether an instance's allocation of another port is an older router's, which may not have been adopted yet. Without an
 /// owner it is, unless there is a sign that this broker wrote allocations under this id: an operation of this life that
-/// has succeeded, through the public port, or an update or a recreate, however it ended, which only follow such a one; or a tombstone of
+/// has succeeded, through the public port, or an update, a recreate or a rotate, however it ended, which only follow such a one; or a tombstone of
 /// an earlier life.
 pub(super) async fn is_legacy(store: &dyn Store, record: &Record, port: Port) -> Result<bool, StoreError> {
     let id = &record.instance_id;
@@ -69,7 +69,10 @@ pub(super) async fn is_legacy(store: &dyn Store, record: &Record, port: Port) ->
     }
     let once_stood = |operation: &Operation| {
         operation.state == OperationState::Succeeded
-            || matches!(operation.kind, OperationKind::Update | OperationKind::Recreate)
+            || matches!(
+                operation.kind,
+                OperationKind::Update | OperationKind::Recreate | OperationKind::Rotate
+            )
     };
     let mut operations = record.operation.iter().chain(&record.last_operation);
     if operations.any(once_stood) || store.get(&keyspace::tombstone(id), Read::Quorum).await?.is_some() {

@@ -141,7 +141,7 @@ pub(super) async fn unknown_to_their_cell(run: &Run<'_>, seen: Seen<'_>) -> Resu
         let mut facts = Facts::default();
         let mut directory = Directory::of(vec![cell.clone()]);
         act::act(broker, scene, &[Effect::Start(node)], &mut directory, &mut facts).await?;
-        if facts.started.get(&node) == Some(&StartAnswer::Accepted) {
+        if matches!(facts.started.get(&node), Some(StartAnswer::Accepted(_))) {
             let what = format!("cell {guid} was asked for node {node} again");
             run.mended(
                 id,

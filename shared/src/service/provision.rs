@@ -122,6 +122,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
             .map(str::to_owned),
         master_key: broker.settings.master_keys.active().to_owned(),
         credential_generation: FIRST_GENERATION,
+        former_credentials: None,
         operation: Some(operation.clone()),
         last_operation: None,
     };
@@ -198,6 +199,11 @@ async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<
         }
         Some(OperationKind::Recreate) => {
             return Err(Error::Concurrency("the instance is being made anew".to_owned()));
+        }
+        Some(OperationKind::Rotate) => {
+            return Err(Error::Concurrency(
+                "the instance's own passwords are being changed".to_owned(),
+            ));
         }
         Some(OperationKind::Provision | OperationKind::Deprovision) | None => {}
     }
@@ -315,7 +321,7 @@ fn hopeless(pass: &Pass, now: Timestamp) -> Option<Error> {
     let reasons: BTreeSet<&str> = answers()
         .filter_map(|answer| match answer {
             StartAnswer::Refused(reason) => Some(reason.as_str()),
-            StartAnswer::Accepted | StartAnswer::Unclear(_) => None,
+            StartAnswer::Accepted(_) | StartAnswer::Unclear(_) => None,
         })
         .collect();
     Some(Error::CellsUnavailable(

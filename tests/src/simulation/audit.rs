@@ -106,6 +106,16 @@ pub fn leavings(world: &World) -> Vec<String> {
     let mut expected: BTreeMap<String, Option<String>> = BTreeMap::new();
     let mut nodes = BTreeSet::new();
     for record in records(world) {
+        let generations = world.generations(&record.instance_id);
+        if generations
+            .iter()
+            .any(|other| *other != record.credential_generation)
+        {
+            wrong.push(format!(
+                "passwords of {} are of generations {generations:?} instead of {}",
+                record.instance_id, record.credential_generation
+            ));
+        }
         expect(&record, &mut expected, &mut wrong);
         let places = record.nodes.iter();
         nodes.extend(places.map(|(id, node)| (node.cell.clone(), *id, record.incarnation)));

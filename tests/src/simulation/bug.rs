@@ -73,6 +73,10 @@ pub enum Bug {
     RestartsTheLeaderFirst,
     /// Nodes are restarted whether they still need it or not.
     RestartsUnconditionally,
+    /// Passwords of an earlier generation are taken over, by cells and PostgreSQL.
+    TakesFormerPasswords,
+    /// Former passwords are given up before every cell has taken the others over.
+    ForgetsFormerPasswords,
     /// Nodes are taken for settled that have not taken the settings over.
     TakesSettingsForLoaded,
 }
@@ -251,6 +255,13 @@ impl Bug {
                         *node = leads;
                         role.clone_from(its_role);
                     }
+                }
+                decision
+            },
+            Self::ForgetsFormerPasswords => |situation| {
+                let mut decision = decide(situation);
+                for node in decision.record.nodes.values_mut() {
+                    node.credentials_due = false;
                 }
                 decision
             },

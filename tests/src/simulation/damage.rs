@@ -42,6 +42,7 @@ impl World {
             patroni_scope: instance.clone(),
             node_id: node,
             incarnation,
+            credential_generation: 1,
             superuser_password: String::new(),
             replication_password: String::new(),
             rewind_password: String::new(),

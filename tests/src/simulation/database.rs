@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use secrecy::ExposeSecret;
 use shared::{
-    database::{DatabaseError, Login},
+    database::{Change, DatabaseError, Login},
     ids::{InstanceId, Port},
     keyspace,
     store::{Child, Read, Store},
@@ -12,14 +13,36 @@ use shared::{
 use super::{immediate::now, patroni::Patroni};
 
 /// The database of one cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Database {
     pub(super) prepared: bool,
+    /// The superuser's password, and which generation it is of.
+    pub(super) superuser: String,
+    pub(super) generation: u32,
     /// Whether each role can log in.
     pub(super) roles: BTreeMap<String, bool>,
 }
 
 impl Database {
+    pub(super) fn new(superuser: String, generation: u32) -> Self {
+        Self {
+            prepared: false,
+            superuser,
+            generation,
+            roles: BTreeMap::new(),
+        }
+    }
+
+    /// `late`: also to passwords of an earlier generation.
+    pub(super) fn change_passwords(&mut self, change: &Change, late: bool) -> Result<(), DatabaseError> {
+        if change.generation < self.generation && !late {
+            return Err(DatabaseError("others have changed them since".to_owned()));
+        }
+        change.superuser.expose_secret().clone_into(&mut self.superuser);
+        self.generation = change.generation;
+        Ok(())
+    }
+
     pub(super) fn create_login(&mut self, role: &str) -> Result<Login, DatabaseError> {
         if !self.prepared {
             return Err(DatabaseError("role \"app_owner\" does not exist".to_owned()));

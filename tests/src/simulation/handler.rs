@@ -27,7 +27,7 @@ use shared::{
         deprovision::{self, Deprovision, Deprovisioned},
         last_operation::{self, LastOperation},
         provision::{self, Provision, Provisioned},
-        recreate,
+        recreate, rotate,
         unbind::{self, Unbind},
         update::{self, Update, Updated},
     },
@@ -78,6 +78,11 @@ impl Handler {
     #[must_use]
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Where it lives.
+    pub(super) fn world(&self) -> &World {
+        &self.world
     }
 
     /// What it works with.
@@ -359,6 +364,14 @@ impl Handler {
     /// As [`recreate::recreate`].
     pub async fn recreate(&self, id: &InstanceId) -> Result<(), Error> {
         recreate::recreate(&self.broker, id).await.map(drop)
+    }
+
+    /// An operator has an instance's own passwords changed.
+    ///
+    /// # Errors
+    /// As [`rotate::rotate`].
+    pub async fn rotate(&self, id: &InstanceId) -> Result<(), Error> {
+        rotate::rotate(&self.broker, id).await.map(drop)
     }
 
     /// One ordinary pass.

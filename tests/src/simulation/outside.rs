@@ -7,12 +7,13 @@ use std::{
 
 use serde_json::{Map, Value};
 use shared::{
-    cell_api::{CellStatus, NodeState, NodeStatus, REST_USER, StartNode},
+    cell_api::{CellStatus, NodeParameters, NodeState, NodeStatus, REST_USER, StartNode},
     cells::RemoveAnswer,
-    database::{DatabaseError, Door, Login, NodeSettings},
+    database::{Change, DatabaseError, Door, Login, NodeSettings},
     effect::StartAnswer,
     ids::{CellGuid, InstanceId, NodeId},
     keyspace,
+    master_keys::Passwords,
     record::{Record, State},
     store::Read,
 };
@@ -45,7 +46,7 @@ impl World {
         request: &StartNode,
     ) -> Result<(), StartAnswer> {
         let id = identity(cell, node, request);
-        self.recognise(&id)?;
+        self.recognise(&id, &request.parameters)?;
         if self.bug() == Some(Bug::CellTakesWhateverComes) {
             return Ok(());
         }
@@ -54,15 +55,17 @@ impl World {
     }
 
     /// The node is here already, or never may be, or the cell does not answer.
-    fn recognise(&self, id: &Identity) -> Result<(), StartAnswer> {
+    fn recognise(&self, id: &Identity, parameters: &NodeParameters) -> Result<(), StartAnswer> {
         let cell = &id.cell;
         let known = self.at_cell(cell, |cell| {
             if cell.retired.contains(&id.node) && cell.bug != Some(Bug::CellTakesWhateverComes) {
                 return Some(StartAnswer::Refused("the node is retired".to_owned()));
             }
+            let late = cell.bug == Some(Bug::TakesFormerPasswords);
             let held = cell.nodes.get_mut(&id.node)?;
             held.nudged = true;
-            Some(StartAnswer::Accepted)
+            held.patroni.take_over(parameters, late);
+            Some(StartAnswer::Accepted(Some(held.patroni.generation)))
         });
         let unreachable = StartAnswer::Refused(format!("cell {cell} cannot be reached"));
         known.unwrap_or(Some(unreachable)).map_or(Ok(()), Err)
@@ -71,15 +74,17 @@ impl World {
     /// The cell takes a node in that it has looked up.
     pub(super) fn admit(&self, cell: &CellGuid, node: NodeId, request: &StartNode) -> StartAnswer {
         let id = identity(cell, node, request);
-        if let Err(settled) = self.recognise(&id) {
+        if let Err(settled) = self.recognise(&id, &request.parameters) {
             return settled;
         }
         let admitted = self.at_cell(cell, |cell| {
             if cell.load() >= cell.capacity {
                 return StartAnswer::Refused(format!("cell {} is full", cell.guid));
             }
-            cell.hold(&*self.store, Patroni::new(id, &request.parameters, cell.http));
-            StartAnswer::Accepted
+            let patroni = Patroni::new(id, &request.parameters, cell.http);
+            let generation = patroni.generation;
+            cell.hold(&*self.store, patroni);
+            StartAnswer::Accepted(Some(generation))
         });
         admitted.unwrap_or_else(|| StartAnswer::Refused(format!("cell {cell} cannot be reached")))
     }
@@ -152,6 +157,7 @@ impl World {
             },
             address: format!("{}:15000", held.patroni.id.cell),
             rest_address: held.patroni.api(),
+            credential_generation: Some(held.patroni.generation),
         };
         let hides = self.bug() == Some(Bug::TakesCellsForEmpty);
         let held = self.at_cell(cell, |cell| CellStatus {
@@ -191,11 +197,11 @@ impl World {
     pub(super) fn configure(
         &self,
         api: &str,
-        password: &str,
+        passwords: &Passwords,
         patch: &Map<String, Value>,
     ) -> Result<(), String> {
         self.at_api(api, |_, patroni| {
-            if patroni.restapi_password != password {
+            if !opens(passwords, &patroni.restapi_password) {
                 return Err(format!("401 for {REST_USER}"));
             }
             let key = format!("{}/config", keyspace::scope(&patroni.id.instance));
@@ -215,12 +221,12 @@ impl World {
     pub(super) fn restart(
         &self,
         api: &str,
-        password: &str,
+        passwords: &Passwords,
         role: &str,
         conditionally: bool,
     ) -> Result<(), String> {
         let (id, leads, wrong) = self.at_api(api, |state, patroni| {
-            if patroni.restapi_password != password {
+            if !opens(passwords, &patroni.restapi_password) {
                 return Err(format!("401 for {REST_USER}"));
             }
             let own = if patroni.is_primary() {
@@ -268,13 +274,13 @@ impl World {
 
     /// What the PostgreSQL at an address says that it runs with.
     pub(super) fn settings(&self, door: &Door) -> Result<NodeSettings, DatabaseError> {
-        use secrecy::ExposeSecret;
         let address = format!("{}:{}", door.host, door.port);
         self.with(|state| {
             let mut nodes = state.cells.values().flat_map(Cell::running);
             let node = nodes.find(|patroni| patroni.address() == address && patroni.answers());
             let node = node.ok_or_else(|| DatabaseError("connection refused".to_owned()))?;
-            if node.superuser_password != door.password.expose_secret() {
+            let system = node.data.as_ref().and_then(|system| state.databases.get(system));
+            if !system.is_some_and(|database| opens(&door.passwords, &database.superuser)) {
                 return Err(DatabaseError("password authentication failed".to_owned()));
             }
             Ok(node.settings.told())
@@ -292,8 +298,17 @@ impl World {
         })
     }
 
-    pub(super) fn switchover(&self, api: &str, leader: &str, candidate: &str) -> Result<(), String> {
+    pub(super) fn switchover(
+        &self,
+        api: &str,
+        passwords: &Passwords,
+        leader: &str,
+        candidate: &str,
+    ) -> Result<(), String> {
         self.at_api(api, |state, patroni| {
+            if !opens(passwords, &patroni.restapi_password) {
+                return Err(format!("401 for {REST_USER}"));
+            }
             let key = format!("{}/leader", keyspace::scope(&patroni.id.instance));
             let entry = now(self.store.get(&key, Read::Quorum)).unwrap();
             let entry = entry.filter(|entry| entry.value == leader);
@@ -316,7 +331,6 @@ impl World {
         door: &Door,
         call: impl FnOnce(&str, &mut Database) -> T,
     ) -> Result<T, DatabaseError> {
-        use secrecy::ExposeSecret;
         let refused = || DatabaseError("connection refused".to_owned());
         let instance = instance_at(&*self.store, door.port).ok_or_else(refused)?;
         self.with(|state| {
@@ -324,11 +338,12 @@ impl World {
             let leader = nodes
                 .find(|patroni| is_target(&*self.store, &instance, patroni))
                 .ok_or_else(refused)?;
-            if leader.superuser_password != door.password.expose_secret() {
+            let system = leader.data.clone().ok_or_else(refused)?;
+            let new = Database::new(leader.superuser_password.clone(), leader.generation);
+            let database = state.databases.entry(system.clone()).or_insert(new);
+            if !opens(&door.passwords, &database.superuser) {
                 return Err(DatabaseError("password authentication failed".to_owned()));
             }
-            let system = leader.data.clone().ok_or_else(refused)?;
-            let database = state.databases.entry(system.clone()).or_default();
             Ok(call(&system, database))
         })
     }
@@ -343,6 +358,41 @@ impl World {
         })?
     }
 
+    pub(super) fn change_passwords(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        change: &Change,
+    ) -> Result<(), DatabaseError> {
+        let late = self.bug() == Some(Bug::TakesFormerPasswords);
+        self.behind(door, |system, database| {
+            if system != system_identifier {
+                return Err(DatabaseError(format!("it leads to another cluster ({system})")));
+            }
+            database.change_passwords(change, late)
+        })?
+    }
+
+    /// How far passwords of an instance are that were changed: the generations of its database and of its nodes.
+    #[must_use]
+    pub fn generations(&self, id: &InstanceId) -> Vec<u32> {
+        self.with(|state| {
+            let nodes = state.cells.values().flat_map(Cell::running);
+            let own = nodes.filter(|patroni| patroni.id.instance == *id);
+            let both = own.flat_map(|patroni| {
+                let system = patroni
+                    .data
+                    .as_ref()
+                    .and_then(|system| state.databases.get(system));
+                [
+                    Some(patroni.generation),
+                    system.map(|database| database.generation),
+                ]
+            });
+            both.flatten().collect()
+        })
+    }
+
     /// The system identifier of the cluster that a public port leads to.
     pub(super) fn system_behind(&self, door: &Door) -> Result<String, DatabaseError> {
         self.behind(door, |system, _| system.to_owned())
@@ -355,6 +405,14 @@ impl World {
     pub(super) fn withdraw_login(&self, door: &Door, role: &str) -> Result<(), DatabaseError> {
         self.behind(door, |_, database| database.withdraw_login(role))
     }
+}
+
+/// Whether one of these passwords is the right one.
+fn opens(passwords: &Passwords, right: &str) -> bool {
+    use secrecy::ExposeSecret;
+    passwords
+        .to_try()
+        .any(|password| password.expose_secret() == right)
 }
 
 fn identity(cell: &CellGuid, node: NodeId, request: &StartNode) -> Identity {

@@ -36,6 +36,8 @@ pub(super) struct Patroni {
     pub(super) nofailover: bool,
     pub(super) superuser_password: String,
     pub(super) restapi_password: String,
+    /// Of which generation its passwords are.
+    pub(super) generation: u32,
     http: Option<SocketAddr>,
     bootstrap_config: Map<String, Value>,
     timeline: u64,
@@ -69,12 +71,22 @@ impl Patroni {
             nofailover: false,
             superuser_password: parameters.superuser_password.clone(),
             restapi_password: parameters.restapi_password.clone(),
+            generation: parameters.credential_generation,
             http,
             bootstrap_config: parameters.patroni_config.clone(),
             timeline: 1,
             task: Task::Waits,
             settings: Settings::default(),
             down: 0,
+        }
+    }
+
+    /// Takes passwords over that its cell was told, if they are later ones; `late`: earlier ones, too.
+    pub(super) fn take_over(&mut self, parameters: &NodeParameters, late: bool) {
+        if parameters.credential_generation > self.generation || late {
+            self.superuser_password.clone_from(&parameters.superuser_password);
+            self.restapi_password.clone_from(&parameters.restapi_password);
+            self.generation = parameters.credential_generation;
         }
     }
 

@@ -6,7 +6,7 @@ use shared::{
     error::Error,
     ids::{BindingId, InstanceId},
     keyspace,
-    record::{OperationState, State},
+    record::{OperationState, Record, State},
     service::{deprovision::Deprovisioned, provision::Provisioned, update::Updated},
 };
 
@@ -31,6 +31,8 @@ pub enum Story {
     Deprovision,
     /// An instance is taken away that was being made.
     DeprovisionHalfMade,
+    /// Two nodes get other passwords.
+    Rotate,
     /// A login is made.
     Bind,
     /// A login is taken away.
@@ -38,13 +40,14 @@ pub enum Story {
 }
 
 /// Those that are operations: anybody can carry them on.
-pub const STORIES: [Story; 8] = [
+pub const STORIES: [Story; 9] = [
     Story::Provision,
     Story::Grow,
     Story::Shrink,
     Story::Move,
     Story::Widen,
     Story::Narrow,
+    Story::Rotate,
     Story::Deprovision,
     Story::DeprovisionHalfMade,
 ];
@@ -91,7 +94,7 @@ impl Story {
             Self::Grow => (2, 3),
             Self::Shrink => (3, 2),
             Self::Widen | Self::Narrow => (3, 3),
-            Self::Move | Self::Bind | Self::Unbind => (2, 2),
+            Self::Move | Self::Rotate | Self::Bind | Self::Unbind => (2, 2),
             Self::Deprovision | Self::DeprovisionHalfMade => (2, 0),
         }
     }
@@ -152,6 +155,15 @@ impl Story {
                 let moved = handler.relocate(&id(), 2, &cells(TO)).await?;
                 !matches!(moved, Updated::Accepted { .. })
             }
+            Self::Rotate => {
+                // As `--all` has it, which can be repeated.
+                let needed = |record: Record| record.credential_generation == 1 || !record.is_at_rest();
+                let is_needed = handler.world().record(&id()).is_none_or(needed);
+                if is_needed {
+                    handler.rotate(&id()).await?;
+                }
+                !is_needed
+            }
             Self::Deprovision | Self::DeprovisionHalfMade => match handler.deprovision(&id()).await {
                 Err(Error::Gone(_)) => true,
                 other => other? == Deprovisioned::Done,
@@ -180,6 +192,7 @@ impl Story {
             (Self::Widen | Self::Narrow, record) => {
                 record.is_some_and(|record| record.request.plan_id == self.plan().0)
             }
+            (Self::Rotate, record) => record.is_some_and(|record| record.credential_generation == 2),
             (Self::Move, record) => {
                 let wanted = cells(TO);
                 record.and_then(|record| record.cells).is_some_and(|cells| {
@@ -242,6 +255,9 @@ impl Story {
                 vec![(connections, false); nodes],
                 "{self:?}, begun: {begun}"
             );
+        }
+        if let Some(record) = world.record(&id()).filter(|_| self == Self::Rotate) {
+            assert_eq!(record.credential_generation, 1 + u32::from(begun));
         }
         if self == Self::Move {
             let record = world.record(&id()).unwrap();

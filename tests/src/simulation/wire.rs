@@ -8,16 +8,17 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::SignedDuration;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use shared::{
     binding::Access,
     cell_api::{CellStatus, StartNode},
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
-    database::{DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings},
+    database::{Change, DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings},
     effect::StartAnswer,
     ids::{CellGuid, Incarnation, InstanceId, NodeId},
+    master_keys::Passwords,
     patroni_rest::PatroniClient,
     ports::{Owner, owner_value},
     record::Record,
@@ -416,35 +417,36 @@ impl PatroniClient for Wire {
     async fn configure(
         &self,
         api: &str,
-        password: &SecretString,
+        passwords: &Passwords,
         patch: &Map<String, Value>,
     ) -> Result<(), String> {
         let lost = || Err("Patroni did not answer".to_owned());
-        let (api, password, patch) = (api.to_owned(), password.clone(), patch.clone());
-        let call = move |world: &World| world.configure(&api, password.expose_secret(), &patch);
+        let (api, passwords, patch) = (api.to_owned(), passwords.clone(), patch.clone());
+        let call = move |world: &World| world.configure(&api, &passwords, &patch);
         self.call("configure Patroni", call, lost, lost).await
     }
 
-    async fn restart(&self, api: &str, password: &SecretString, role: &str) -> Result<(), String> {
+    async fn restart(&self, api: &str, passwords: &Passwords, role: &str) -> Result<(), String> {
         let lost = || Err("Patroni did not answer".to_owned());
         let name = format!("restart the {role} at {api}");
-        let (api, password, role) = (api.to_owned(), password.clone(), role.to_owned());
+        let (api, passwords, role) = (api.to_owned(), passwords.clone(), role.to_owned());
         let conditionally = self.world.bug() != Some(Bug::RestartsUnconditionally);
-        let call = move |world: &World| world.restart(&api, password.expose_secret(), &role, conditionally);
+        let call = move |world: &World| world.restart(&api, &passwords, &role, conditionally);
         self.call(&name, call, lost, lost).await
     }
 
     async fn switchover(
         &self,
         api: &str,
-        _: &SecretString,
+        passwords: &Passwords,
         leader: &str,
         candidate: &str,
     ) -> Result<(), String> {
         let lost = || Err("Patroni did not answer".to_owned());
         let name = format!("switch over from {leader} to {candidate}");
-        let (api, leader, candidate) = (api.to_owned(), leader.to_owned(), candidate.to_owned());
-        let call = move |world: &World| world.switchover(&api, &leader, &candidate);
+        let (api, passwords) = (api.to_owned(), passwords.clone());
+        let (leader, candidate) = (leader.to_owned(), candidate.to_owned());
+        let call = move |world: &World| world.switchover(&api, &passwords, &leader, &candidate);
         self.call(&name, call, lost, lost).await
     }
 }
@@ -460,6 +462,17 @@ impl Databases for Wire {
         let (door, system) = (door.clone(), system_identifier.to_owned());
         let call = move |world: &World| world.prepare(&door, &system);
         self.call("prepare", call, silence, silence).await
+    }
+
+    async fn change_passwords(
+        &self,
+        door: &Door,
+        system_identifier: &str,
+        change: &Change,
+    ) -> Result<(), DatabaseError> {
+        let (door, system, change) = (door.clone(), system_identifier.to_owned(), change.clone());
+        let call = move |world: &World| world.change_passwords(&door, &system, &change);
+        self.call("change passwords", call, silence, silence).await
     }
 
     async fn create_login(

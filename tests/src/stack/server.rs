@@ -48,6 +48,11 @@ impl Server {
         }
     }
 
+    /// Gives a variable another value, from the next start on.
+    pub(super) fn set_variable(&mut self, name: &str, value: &str) {
+        self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Where it answers: `http://host:port`.
     #[must_use]
     pub fn url(&self) -> &str {

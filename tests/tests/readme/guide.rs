@@ -176,26 +176,42 @@ async fn the_commands_of_the_guide_put_things_right() {
 
     // The master key is rotated, ...
     let rotated = broker_with(&mut scene, 21, &["new", "development"]).await;
+    // Those who lack it would do nothing for its instances.
+    scene.stack.brokers.clear();
     assert_eq!(
         rotated.bind("f1", "test").await.expect(200).body["credentials"],
         credentials
     );
     rotated.make("f2", &nodes(1)).await;
     rotated.bind("f2", "test").await.expect(201);
+    let keys = master_keys(&scene, &["new", "development"]);
+    let export = format!("export PATRONI_BROKER_SECRETS_MASTER_KEYS='{keys}'");
+    tokio::task::block_in_place(|| scene.shell.run(&export));
+    let told = commands.next(
+        &mut scene,
+        "PATRONI_BROKER_CONFIG=config/bosh-lite.example.yml local-runner rotate-credentials --all",
+    );
+    let lines: Vec<&str> = told.lines().into_iter().collect();
+    assert_eq!(
+        lines,
+        [
+            "instance f1: nodes and broker have other passwords now",
+            "instance f1: binding test depends on the master key 'development' until it is unbound",
+        ]
+    );
     let told = commands.next(&mut scene, "curl -s \"${ETCD_CLUSTER}/v2/keys/serviceinstances?");
     let counts: Vec<&str> = told.lines().into_iter().map(str::trim).collect();
-    assert_eq!(counts, ["2 development", "2 new"]);
+    assert_eq!(counts, ["1 development", "3 new"]);
     assert_eq!(commands.0.next(), None, "a command that nothing runs");
 
-    // ... and the old one lost.
-    let poor = broker_with(&mut scene, 22, &["new"]).await;
+    // ... and then lost.
+    let poor = broker_with(&mut scene, 22, &["development"]).await;
     for answer in [poor.bind("f1", "other").await, poor.unbind("f1", "test").await] {
         let description = answer.expect(500).description();
         assert!(description.contains("lacks a key"), "{description}");
     }
     logs_in(&credentials).await;
     // The others know the key and would help.
-    scene.stack.brokers.clear();
     scene.servers.drain(..1).for_each(drop);
     poor.unmake("f1").await;
     poor.unmake("f2").await;

@@ -49,6 +49,11 @@ fn a_change_to_smaller_settings_survives_a_crash_at_every_step() {
 }
 
 #[test]
+fn a_change_of_passwords_survives_a_crash_at_every_step() {
+    each(Story::Rotate, Layout::default(), &DEATHS, &CARRIERS);
+}
+
+#[test]
 fn a_deprovision_survives_a_crash_at_every_step() {
     each(Story::Deprovision, Layout::default(), &DEATHS, &CARRIERS);
 }

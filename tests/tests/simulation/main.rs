@@ -13,6 +13,7 @@ mod imports;
 mod plan_changes;
 mod races;
 mod recreation;
+mod rotation;
 mod turns;
 mod undisturbed;
 

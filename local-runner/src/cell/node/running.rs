@@ -7,11 +7,12 @@ use std::{
 };
 
 use rustix::process::Signal;
-use shared::cell_api::NodeState;
+use shared::cell_api::{NodeParameters, NodeState};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     super::{
+        directory::NodeFile,
         failover,
         judgement::Judgement,
         patroni_yaml::Configuration,
@@ -80,8 +81,30 @@ impl Keeper {
         .await;
     }
 
+    /// Takes over the passwords that the cell was told, if they are later ones. They are on disk before anything has them.
+    fn take_over(&mut self) -> io::Result<()> {
+        let told = self.told.borrow_and_update().clone();
+        let own = &self.file.parameters;
+        let Some(told) = told.filter(|told| told.credential_generation > own.credential_generation) else {
+            return Ok(());
+        };
+        let file = NodeFile {
+            parameters: NodeParameters {
+                patroni_config: own.patroni_config.clone(),
+                ..told
+            },
+            ..self.file.clone()
+        };
+        self.context.directory.update(self.id.node, &file)?;
+        self.file = file;
+        let generation = self.file.parameters.credential_generation;
+        tracing::info!(instance = %self.id.instance, node = %self.id.node, generation, "took other passwords over");
+        Ok(())
+    }
+
     /// Everything that must be in place before Patroni starts.
     async fn prepare(&mut self) -> io::Result<()> {
+        self.take_over()?;
         let (home, uid) = (self.directory.home(), self.context.account.uid());
         process::clear_stragglers(&home, uid).await?;
         let address = self.context.settings.address;
@@ -153,9 +176,11 @@ impl Keeper {
                     self.nofailover = nofailover;
                     if let Err(error) = self.reconfigure(&mut running) {
                         tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "changing Patroni's configuration failed; it is tried again");
-                    }
-                    if running.reload_due {
                         check = Instant::now() + YOUNG;
+                    } else if running.reload_due {
+                        check = Instant::now() + YOUNG;
+                    } else {
+                        self.show(NodeState::Running);
                     }
                 }
                 Some(other) => return self.leave(other).await,
@@ -166,6 +191,7 @@ impl Keeper {
 
     /// Writes Patroni's configuration when it is another one now, and makes Patroni read it.
     fn reconfigure(&mut self, running: &mut Running) -> io::Result<()> {
+        self.take_over()?;
         let text = self.configuration();
         if std::fs::read(self.directory.patroni_yml()).ok().as_deref() != Some(text.as_bytes()) {
             self.context.directory.write_patroni_yml(self.id.node, &text)?;

@@ -19,7 +19,9 @@ use crate::{
     decide::placement::CellView,
     effect::{Facts, PortFact, StartAnswer},
     ids::{CellGuid, NodeId, OperationId, Port},
-    record::{Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, State},
+    record::{
+        FormerCredentials, Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, State,
+    },
     roll::{Presence, Roll},
     store::Index,
 };
@@ -147,15 +149,24 @@ fn nodes() -> impl Strategy<Value = Node> {
         Phase::Leaving,
     ]);
     let missing = option::weighted(0.2, times());
-    (guids(), zones(), phases, times(), missing).prop_map(
-        |(cell, availability_zone, phase, assigned, missing_since)| Node {
-            cell,
-            availability_zone,
-            phase,
-            assigned,
-            missing_since,
-        },
+    (
+        guids(),
+        zones(),
+        phases,
+        times(),
+        missing,
+        prop::bool::weighted(0.2),
     )
+        .prop_map(
+            |(cell, availability_zone, phase, assigned, missing_since, credentials_due)| Node {
+                cell,
+                availability_zone,
+                phase,
+                assigned,
+                missing_since,
+                credentials_due,
+            },
+        )
 }
 
 fn operations() -> impl Strategy<Value = Operation> {
@@ -164,6 +175,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         OperationKind::Update,
         OperationKind::Deprovision,
         OperationKind::Recreate,
+        OperationKind::Rotate,
     ]);
     let states = select(vec![
         OperationState::InProgress,
@@ -196,7 +208,7 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
     let states = prop_oneof![3 => Just(State::Active), 1 => Just(State::Deleting)];
     let known = option::of(select(vec!["v1".to_owned(), "v2".to_owned()]));
     let how = (
-        (states, known),
+        (states, known, any::<bool>()),
         any::<bool>(),
         times(),
         prop_oneof![0u32..5, Just(u32::MAX)],
@@ -206,11 +218,12 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
     );
     (what, how).prop_map(|(what, how)| {
         let mut record = Case::claimed(what.0).record;
+        let changing;
         (_, record.cells, record.port, record.nodes, record.retired) = what;
         // No id is both.
         record.retired.retain(|id| !record.nodes.contains_key(id));
         (
-            (record.state, record.settings),
+            (record.state, record.settings, changing),
             record.bootstrapped,
             record.bootstrap_started,
             record.bootstrap_restarts,
@@ -218,6 +231,10 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
             record.operation,
             record.last_operation,
         ) = how;
+        record.former_credentials = changing.then(|| FormerCredentials {
+            master_key: "older".to_owned(),
+            generation: 0,
+        });
         record
     })
 }
@@ -335,7 +352,7 @@ fn port_facts() -> impl Strategy<Value = PortFact> {
 
 fn answers() -> impl Strategy<Value = StartAnswer> {
     prop_oneof![
-        Just(StartAnswer::Accepted),
+        option::of(0..4u32).prop_map(StartAnswer::Accepted),
         Just(StartAnswer::Refused("no".to_owned())),
         Just(StartAnswer::Unclear("?".to_owned())),
     ]
@@ -361,7 +378,14 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         btree_map(select(ids), Just("why".to_owned()), 0..2),
         prepared,
         option::of(btree_map(names(), streams, 0..4)),
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), logins),
+        (
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+            logins.clone(),
+            logins,
+        ),
     )
         .prop_map(
             |((cells, roll, settings), port, started, removed, not_removed, prepared, replication, done)| {
@@ -376,6 +400,7 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
                     replication,
                     settings,
                     logins: done.4,
+                    passwords: done.5,
                     port_released: done.0,
                     bindings_dropped: done.1,
                     marked: done.3,

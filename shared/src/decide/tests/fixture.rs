@@ -143,6 +143,7 @@ impl Case {
             plan_change: None,
             settings: None,
             credential_generation: 1,
+            former_credentials: None,
             operation: Some(operation(OperationKind::Provision)),
             last_operation: None,
         };
@@ -219,6 +220,7 @@ impl Case {
             phase,
             assigned: at(0),
             missing_since: None,
+            credentials_due: false,
         };
         self.record.nodes.insert(node(n), placed);
         self

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod bootstrap;
+mod credentials;
 mod deprovision;
 mod descriptions;
 mod fixture;

@@ -78,8 +78,20 @@ proptest! {
         prop_assert_eq!(&after.cells, &before.cells);
         prop_assert_eq!(after.state, before.state);
         prop_assert_eq!(&after.master_key, &before.master_key);
+        prop_assert_eq!(after.credential_generation, before.credential_generation);
         prop_assert!(after.bootstrapped >= before.bootstrapped);
         prop_assert!(after.bootstrap_restarts >= before.bootstrap_restarts);
+    }
+
+    #[test]
+    fn former_passwords_go_only_when_all_that_stays_has_the_others(case in cases()) {
+        let after = case.decide().record;
+        prop_assert!(case.record.former_credentials.is_some() || after.former_credentials.is_none());
+        if case.record.former_credentials.is_some() && after.former_credentials.is_none() {
+            prop_assert_eq!(&case.facts.passwords, &Some(Ok(())));
+            prop_assert!(after.staying().all(|(_, node)| !node.credentials_due));
+            prop_assert!(case.cluster.running_leader().is_some());
+        }
     }
 
     #[test]
@@ -322,7 +334,14 @@ proptest! {
             Some(OperationState::InProgress) => prop_assert!(false, "ended in progress"),
             None => {
                 let asks = |effect: &Effect| {
-                    matches!(effect, Effect::Prepare | Effect::AskReplication | Effect::AskSettings | Effect::RestoreLogins)
+                    matches!(
+                        effect,
+                        Effect::Prepare
+                            | Effect::AskReplication
+                            | Effect::AskSettings
+                            | Effect::ChangePasswords
+                            | Effect::RestoreLogins
+                    )
                 };
                 prop_assert!(case.now < operation.deadline || decision.effects.iter().any(asks));
                 prop_assert_eq!(decision.record.operation.as_ref().map(|o| o.id), Some(operation.id));

@@ -47,6 +47,7 @@ fn holds(evidence: &mut Evidence, cell: usize, n: u128, state: NodeState, life: 
         state,
         address: String::new(),
         rest_address: String::new(),
+        credential_generation: None,
     };
     evidence.cells[cell].1.as_mut().unwrap().nodes.push(held);
 }

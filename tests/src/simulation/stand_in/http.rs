@@ -11,6 +11,7 @@ use axum::{
     routing::{get, patch, post, put},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use shared::{
@@ -18,6 +19,7 @@ use shared::{
     cells::RemoveAnswer,
     effect::StartAnswer,
     ids::{CellGuid, NodeId},
+    master_keys::Passwords,
 };
 use tokio::task::spawn_blocking;
 
@@ -76,7 +78,7 @@ async fn start(
         Err(settled) => settled,
     });
     match started.await {
-        StartAnswer::Accepted => answer(StatusCode::CREATED, &json!({})),
+        StartAnswer::Accepted(_) => answer(StatusCode::CREATED, &json!({})),
         // All words for a certain no are the same to a broker.
         StartAnswer::Refused(reason) => refuse(StatusCode::UNPROCESSABLE_ENTITY, refusal::FULL, reason),
         StartAnswer::Unclear(reason) => refuse(StatusCode::CONFLICT, refusal::NOT_ASSIGNED, reason),
@@ -111,11 +113,11 @@ async fn configure(
     body: Bytes,
 ) -> Response {
     let api = shared.api(node);
-    let password = password(&headers).unwrap_or_default();
+    let passwords = passwords(&headers);
     let Ok(change) = serde_json::from_slice::<Map<String, Value>>(&body) else {
         return told(Err("not an object".to_owned()));
     };
-    let done = shared.with(move |world| world.configure(&api, &password, &change));
+    let done = shared.with(move |world| world.configure(&api, &passwords, &change));
     told(done.await.map(|()| json!({})))
 }
 
@@ -125,12 +127,18 @@ struct Switchover {
     candidate: String,
 }
 
-async fn switch_over(State(shared): State<Shared>, Path(node): Path<NodeId>, body: Bytes) -> Response {
+async fn switch_over(
+    State(shared): State<Shared>,
+    Path(node): Path<NodeId>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let api = shared.api(node);
+    let passwords = passwords(&headers);
     let Ok(Switchover { leader, candidate }) = serde_json::from_slice(&body) else {
         return told(Err("leader and candidate must be named".to_owned()));
     };
-    let done = shared.with(move |world| world.switchover(&api, &leader, &candidate));
+    let done = shared.with(move |world| world.switchover(&api, &passwords, &leader, &candidate));
     told(done.await.map(|()| json!({})))
 }
 
@@ -143,6 +151,10 @@ fn password(headers: &HeaderMap) -> Option<String> {
         .strip_prefix("Basic ")?;
     let decoded = String::from_utf8(BASE64_STANDARD.decode(encoded).ok()?).ok()?;
     decoded.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn passwords(headers: &HeaderMap) -> Passwords {
+    SecretString::from(password(headers).unwrap_or_default()).into()
 }
 
 /// What Patroni says.

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
+use secrecy::SecretString;
 use shared::{
     cell_api::{REPLICATION_USER, REWIND_USER},
     database::{Door, OWNER},
@@ -70,7 +71,7 @@ async fn serve(mut stream: TcpStream, port: u16, world: Arc<World>) -> io::Resul
     let door = Door {
         host: String::new(),
         port,
-        password: first_text(&body).0.into(),
+        passwords: SecretString::from(first_text(&body).0).into(),
     };
     let system = match spawn_blocking(move || world.system_behind(&door)).await.unwrap() {
         Ok(system) => system,

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use secrecy::SecretString;
 use serde_json::json;
 use shared::{
     cell_api::StartNode,
@@ -49,7 +50,7 @@ fn answers_of_patroni() {
     let whole = String::from_utf8(in_http("200 OK", status.as_bytes())).unwrap();
     fuzz("answers of Patroni", &[status, &whole], |input| {
         *answer.lock().unwrap() = in_http("200 OK", input);
-        let (url, password) = (server.url(), "p".into());
+        let (url, password) = (server.url(), SecretString::from("p").into());
         runtime.block_on(async {
             drop(patroni.configure(&url, &password, &serde_json::Map::new()).await);
             drop(patroni.switchover(&url, &password, "a", "b").await);
