@@ -22,7 +22,7 @@ use tests::{
     osb::{OPERATION, OTHER_PLAN, SERVICE, nodes},
     patroni::Patroni,
     psql::{self, Session},
-    stack::{Options, Server, Stack},
+    stack::{Options, Stack},
     wait::eventually,
     writer::Writer,
 };

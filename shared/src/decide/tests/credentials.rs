@@ -35,7 +35,7 @@ fn a_change_counts_the_generation_up_and_keeps_what_was() {
     let before = Case::standing(2).record;
     let after = rotated(before.clone(), "new");
     let former = FormerCredentials {
-        master_key: before.master_key.clone(),
+        master_key: before.master_key,
         generation: 1,
     };
     assert_eq!(after.former_credentials, Some(former));
