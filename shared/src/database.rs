@@ -81,6 +81,15 @@ pub struct Change {
     pub replicas: Vec<String>,
 }
 
+/// How far other passwords have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// The leader has them, for good.
+    Leader,
+    /// So have all replicas.
+    All,
+}
+
 /// What came of creating a login.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Login {
@@ -120,13 +129,13 @@ pub trait Databases: Send + Sync {
         nodes: &NodePasswords,
     ) -> Result<(), DatabaseError>;
     /// Gives the roles that nodes and broker use other passwords, unless they have those already, or ones of a later
-    /// generation; and sees that all replicas have received it.
+    /// generation; and looks who has received it.
     async fn change_passwords(
         &self,
         door: &Door,
         system_identifier: &str,
         change: &Change,
-    ) -> Result<(), DatabaseError>;
+    ) -> Result<Reach, DatabaseError>;
     /// Makes a role that can log in.
     async fn create_login(
         &self,
@@ -185,7 +194,7 @@ impl Databases for PostgresDatabases {
         door: &Door,
         system_identifier: &str,
         change: &Change,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<Reach, DatabaseError> {
         with_session(door, MAINTENANCE, async |client| {
             check_primary(client, system_identifier).await?;
             credentials::change(client, change).await

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use crate::{
-    database::NodeSettings,
+    database::{NodeSettings, Reach},
     ids::{NodeId, Port},
     store::Index,
 };
@@ -123,8 +123,8 @@ pub struct Facts {
     pub prepared: Option<Result<(), String>>,
     /// Whether the bindings can log in again, and why not.
     pub logins: Option<Result<(), String>>,
-    /// Whether the leader and all that stream from it have the passwords of the record's generation, and why not.
-    pub passwords: Option<Result<(), String>>,
+    /// Whose roles have the passwords of the record's generation, and why nobody's do.
+    pub passwords: Option<Result<Reach, String>>,
     /// Who streams from the leader, by member name and state.
     pub replication: Option<BTreeMap<String, String>>,
     /// What each node's PostgreSQL runs with, of those that answered.

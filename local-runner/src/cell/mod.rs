@@ -32,6 +32,7 @@ mod heartbeat;
 mod judgement;
 mod node;
 mod patroni;
+mod patroni_rest;
 mod patroni_yaml;
 mod ports;
 mod refused;

@@ -77,6 +77,8 @@ pub(super) struct Keeper {
     /// A judgement that was made a moment ago and saves a reading.
     fresh: Option<Judgement>,
     nofailover: bool,
+    /// Of which generation the passwords are that its Patroni certainly has, or will have when it is started.
+    in_force: u32,
     child: Option<Child>,
     /// Whoever holds the node's postmaster, which outlives a Patroni.
     witness: Witness,
@@ -112,6 +114,7 @@ impl Keeper {
     pub(super) fn new(context: Arc<Context>, origin: Origin, wires: Wires) -> Self {
         let id = context.identity(&origin.file.parameters);
         let directory = context.directory.node(id.node);
+        let in_force = origin.file.parameters.credential_generation;
         let witness = Witness::new(directory.data(), context.account.uid());
         Self {
             context,
@@ -126,6 +129,7 @@ impl Keeper {
             condemned: false,
             fresh: origin.fresh,
             nofailover: false,
+            in_force,
             child: None,
             witness,
             delay: FIRST_DELAY,
@@ -149,7 +153,10 @@ impl Keeper {
     }
 
     fn show(&self, state: NodeState) {
-        let status = self.context.status(&self.file, state);
+        let status = NodeStatus {
+            credential_generation: Some(self.in_force),
+            ..self.context.status(&self.file, state)
+        };
         self.life.send_if_modified(|life| {
             let now = Life::Goes(status);
             let changed = *life != now;
@@ -163,6 +170,8 @@ impl Keeper {
         match self.running().await {
             Ok(Some(process)) => {
                 tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, "adopted a running Patroni");
+                // It may not have read its configuration file since that was written.
+                self.in_force = 0;
                 self.attend(Running::adopted(process)).await;
             }
             Ok(None) => {

@@ -7,14 +7,14 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
-use super::{Change, DatabaseError, POLL, REPLICAS_LIMIT, explain};
+use super::{Change, DatabaseError, POLL, REPLICAS_LIMIT, Reach, explain};
 use crate::cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER};
 
 /// What the comment begins with.
 const COMMENT: &str = "patroni-broker: credential generation ";
 
-/// Changes the passwords, unless that is done already, and sees that all replicas have it.
-pub(super) async fn change(client: &Client, change: &Change) -> Result<(), DatabaseError> {
+/// Changes the passwords, unless that is done already, and waits a moment until all replicas have them.
+pub(super) async fn change(client: &Client, change: &Change) -> Result<Reach, DatabaseError> {
     // One at a time; the lock goes with the transaction.
     let sql = "BEGIN; SELECT pg_advisory_xact_lock(hashtext('patroni_broker.credentials'))";
     client.batch_execute(sql).await.map_err(explain)?;
@@ -52,7 +52,7 @@ fn verifier(password: &SecretString) -> String {
 }
 
 /// Waits until these replicas stream and have all that was committed.
-async fn reach(client: &Client, replicas: &[String]) -> Result<(), DatabaseError> {
+async fn reach(client: &Client, replicas: &[String]) -> Result<Reach, DatabaseError> {
     let sql = "SELECT pg_current_wal_flush_lsn()::text";
     let written: String = client.query_one(sql, &[]).await.map_err(explain)?.get(0);
     let sql = "SELECT application_name FROM pg_stat_replication \
@@ -62,11 +62,12 @@ async fn reach(client: &Client, replicas: &[String]) -> Result<(), DatabaseError
             let rows = client.query(sql, &[&written]).await.map_err(explain)?;
             let there: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
             if replicas.iter().all(|replica| there.contains(&replica.as_str())) {
-                return Ok(());
+                return Ok(Reach::All);
             }
             sleep(POLL).await;
         }
     };
-    let late = || Err(DatabaseError("not every replica has received them".to_owned()));
-    timeout(REPLICAS_LIMIT, reached).await.unwrap_or_else(|_| late())
+    timeout(REPLICAS_LIMIT, reached)
+        .await
+        .unwrap_or(Ok(Reach::Leader))
 }

@@ -1,13 +1,15 @@
 //! Other passwords for nodes and broker: who has them, and who is told next.
 //!
-//! **Guarantees.** First the roles, on the leader and on all that stream from it; then the cells, one request for each node.
-//! The former passwords are given up only when both are known, in one pass, of every node that stays: no failover can
+//! **Guarantees.** First the roles, on the leader; then the cells, one request for each node: a replica that has lost its
+//! connection needs the new password for the next one. The former passwords are given up only when it is known, in one
+//! pass, that every cell has taken the others over, and that every replica has received the change of the roles: no failover can
 //! bring a role back that only knows a password which nobody has any more.
 //! **Caveats.** Between the two, a connection that is made anew with the former password is refused: Patroni's connections
 //! stay, and a replica whose connection breaks comes back a loop after its cell was told.
 
 use super::{Situation, shortcomings::Shortcoming};
 use crate::{
+    database::Reach,
     effect::{Effect, StartAnswer},
     ids::NodeId,
     record::Record,
@@ -31,7 +33,8 @@ pub(super) fn missing(record: &Record, situation: &Situation<'_>) -> Vec<Shortco
         return Vec::new();
     }
     let reason = match &situation.facts.passwords {
-        Some(Ok(())) => None,
+        Some(Ok(Reach::All)) => None,
+        Some(Ok(Reach::Leader)) => Some("not every replica has received them".to_owned()),
         Some(Err(reason)) => Some(reason.clone()),
         None => Some("not tried yet".to_owned()),
     };
@@ -64,9 +67,9 @@ pub(super) fn settle(record: &mut Record, missing: &[Shortcoming]) {
     }
 }
 
-/// Tells the cell of a node, once the roles have the passwords.
+/// Tells the cell of a node, once the leader's roles have the passwords.
 pub(super) fn tell(node: NodeId, situation: &Situation<'_>) -> Option<Effect> {
-    (situation.facts.passwords == Some(Ok(()))).then_some(Effect::Start(node))
+    matches!(situation.facts.passwords, Some(Ok(_))).then_some(Effect::Start(node))
 }
 
 /// The record that begins a change: passwords of the next generation, derived from this master key.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use secrecy::ExposeSecret;
 use shared::{
-    database::{Change, DatabaseError, Login},
+    database::{Change, DatabaseError, Login, Reach},
     ids::{InstanceId, Port},
     keyspace,
     store::{Child, Read, Store},
@@ -34,13 +34,13 @@ impl Database {
     }
 
     /// `late`: also to passwords of an earlier generation.
-    pub(super) fn change_passwords(&mut self, change: &Change, late: bool) -> Result<(), DatabaseError> {
+    pub(super) fn change_passwords(&mut self, change: &Change, late: bool) -> Result<Reach, DatabaseError> {
         if change.generation < self.generation && !late {
             return Err(DatabaseError("others have changed them since".to_owned()));
         }
         change.superuser.expose_secret().clone_into(&mut self.superuser);
         self.generation = change.generation;
-        Ok(())
+        Ok(Reach::All)
     }
 
     pub(super) fn create_login(&mut self, role: &str) -> Result<Login, DatabaseError> {

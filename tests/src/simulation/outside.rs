@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use shared::{
     cell_api::{CellStatus, NodeParameters, NodeState, NodeStatus, REST_USER, StartNode},
     cells::RemoveAnswer,
-    database::{Change, DatabaseError, Door, Login, NodeSettings},
+    database::{Change, DatabaseError, Door, Login, NodeSettings, Reach},
     effect::StartAnswer,
     ids::{CellGuid, InstanceId, NodeId},
     keyspace,
@@ -363,7 +363,7 @@ impl World {
         door: &Door,
         system_identifier: &str,
         change: &Change,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<Reach, DatabaseError> {
         let late = self.bug() == Some(Bug::TakesFormerPasswords);
         self.behind(door, |system, database| {
             if system != system_identifier {

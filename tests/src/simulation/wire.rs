@@ -15,7 +15,7 @@ use shared::{
     cell_api::{CellStatus, StartNode},
     cells::{Cell, CellClient, RemoveAnswer},
     clock::Clock,
-    database::{Change, DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings},
+    database::{Change, DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings, Reach},
     effect::StartAnswer,
     ids::{CellGuid, Incarnation, InstanceId, NodeId},
     master_keys::Passwords,
@@ -469,7 +469,7 @@ impl Databases for Wire {
         door: &Door,
         system_identifier: &str,
         change: &Change,
-    ) -> Result<(), DatabaseError> {
+    ) -> Result<Reach, DatabaseError> {
         let (door, system, change) = (door.clone(), system_identifier.to_owned(), change.clone());
         let call = move |world: &World| world.change_passwords(&door, &system, &change);
         self.call("change passwords", call, silence, silence).await

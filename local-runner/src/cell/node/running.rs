@@ -15,6 +15,7 @@ use super::{
         directory::NodeFile,
         failover,
         judgement::Judgement,
+        patroni_rest,
         patroni_yaml::Configuration,
         process::{self, Process},
         registrar, socket,
@@ -28,6 +29,8 @@ const YOUNG: Duration = Duration::from_secs(5);
 const REGISTRATION: Duration = Duration::from_secs(60);
 /// A Patroni that lived this long died for a new reason.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// Before Patroni is asked again for something that it does within a loop.
+const SOON: Duration = Duration::from_secs(1);
 /// How often the record is read while Patroni runs.
 const CHECK: Duration = Duration::from_secs(10);
 
@@ -71,6 +74,7 @@ impl Keeper {
             Ok(started) => started,
             Err(error) => return self.fail("starting its Patroni", &error).await,
         };
+        self.in_force = self.file.parameters.credential_generation;
         tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, address = self.address(), "started Patroni");
         self.child = Some(child);
         self.attend(Running {
@@ -179,14 +183,30 @@ impl Keeper {
                         check = Instant::now() + YOUNG;
                     } else if running.reload_due {
                         check = Instant::now() + YOUNG;
-                    } else {
-                        self.show(NodeState::Running);
+                    } else if !self.has_passwords().await {
+                        check = Instant::now() + SOON;
                     }
                 }
                 Some(other) => return self.leave(other).await,
                 None => (),
             }
         }
+    }
+
+    /// Whether Patroni has the passwords of its configuration file.
+    async fn has_passwords(&mut self) -> bool {
+        let wanted = &self.file.parameters;
+        let generation = wanted.credential_generation;
+        if self.in_force < generation {
+            let address = self.context.settings.advertised(self.file.ports.rest);
+            let asked = patroni_rest::takes(&self.context.http, &address, &wanted.restapi_password);
+            if unless_ordered(&self.orders, asked).await != Some(true) {
+                return false;
+            }
+            self.in_force = generation;
+            self.show(NodeState::Running);
+        }
+        true
     }
 
     /// Writes Patroni's configuration when it is another one now, and makes Patroni read it.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::fixture::{Case, at, cell, guid, node, plan, port};
 use crate::{
     cluster::{Cluster, Member},
-    database::NodeSettings,
+    database::{NodeSettings, Reach},
     decide::placement::CellView,
     effect::{Facts, PortFact, StartAnswer},
     ids::{CellGuid, NodeId, OperationId, Port},
@@ -365,6 +365,12 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
         1 => Just(Some(Err("refused".to_owned()))),
     ];
     let logins = select(vec![None, Some(Ok(())), Some(Err("refused".to_owned()))]);
+    let passwords = select(vec![
+        None,
+        Some(Ok(Reach::All)),
+        Some(Ok(Reach::Leader)),
+        Some(Err("refused".to_owned())),
+    ]);
     let streams = select(vec!["streaming".to_owned(), "catchup".to_owned()]);
     (
         (
@@ -383,8 +389,8 @@ fn facts(ids: Vec<NodeId>) -> impl Strategy<Value = Facts> {
             any::<bool>(),
             any::<bool>(),
             any::<bool>(),
-            logins.clone(),
             logins,
+            passwords,
         ),
     )
         .prop_map(

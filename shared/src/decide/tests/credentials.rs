@@ -2,6 +2,7 @@
 
 use super::fixture::{Case, DEADLINE, node, operation};
 use crate::{
+    database::Reach,
     decide::credentials::rotated,
     effect::{Effect, StartAnswer},
     record::{FormerCredentials, OperationKind, OperationState},
@@ -18,7 +19,7 @@ fn rotating() -> Case {
 impl Case {
     /// The roles have the passwords.
     fn changed(mut self) -> Self {
-        self.facts.passwords = Some(Ok(()));
+        self.facts.passwords = Some(Ok(Reach::All));
         self
     }
 
@@ -56,7 +57,11 @@ fn the_roles_come_first_and_then_every_cell() {
     let refused = refused.decide();
     assert!(!refused.has(&Effect::ChangePasswords), "not twice in a pass");
     assert_eq!(refused.starts(), []);
-    assert_eq!(rotating().changed().decide().starts(), [node(1), node(2)]);
+    // A replica that has not received the change may need the new password for that.
+    for reach in [Reach::Leader, Reach::All] {
+        let changed = rotating().with(|case| case.facts.passwords = Some(Ok(reach)));
+        assert_eq!(changed.decide().starts(), [node(1), node(2)], "{reach:?}");
+    }
 }
 
 #[test]
@@ -90,6 +95,10 @@ fn former_passwords_stay_while_a_replica_may_have_missed_the_change() {
         (
             "it does not stream",
             told().publishes(2, super::fixture::member("running", "replica")),
+        ),
+        (
+            "it has not received the change",
+            told().with(|case| case.facts.passwords = Some(Ok(Reach::Leader))),
         ),
         (
             "the roles were not looked at in this pass",

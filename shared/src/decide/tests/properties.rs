@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::{arbitrary::cases, fixture::Case};
 use crate::{
+    database::Reach,
     decide::{
         Decision, decide,
         shortcomings::{self, Shortcoming},
@@ -88,7 +89,7 @@ proptest! {
         let after = case.decide().record;
         prop_assert!(case.record.former_credentials.is_some() || after.former_credentials.is_none());
         if case.record.former_credentials.is_some() && after.former_credentials.is_none() {
-            prop_assert_eq!(&case.facts.passwords, &Some(Ok(())));
+            prop_assert_eq!(&case.facts.passwords, &Some(Ok(Reach::All)));
             prop_assert!(after.staying().all(|(_, node)| !node.credentials_due));
             prop_assert!(case.cluster.running_leader().is_some());
         }
