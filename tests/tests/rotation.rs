@@ -116,14 +116,15 @@ async fn have_changed(instance: &Instance<'_>, from: &[(&str, String); 4], to: &
     }
 }
 
-/// The files below a directory that hold one of these texts, PostgreSQL's data aside.
+/// The files below a directory that hold one of these texts, PostgreSQL's data aside, and the file that Patroni writes anew when it
+/// follows somebody else.
 fn files_with(directory: &Path, texts: &[(&str, String); 4]) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
         if path.is_dir() && !path.is_symlink() && !path.ends_with("home/data") {
             found.extend(files_with(&path, texts));
-        } else if path.is_file() {
+        } else if path.is_file() && !path.ends_with("home/pgpass") {
             let content = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
             if texts.iter().any(|(_, text)| content.contains(text)) {
                 found.push(path.display().to_string());
