@@ -7,7 +7,8 @@
 //! **Assumes.** Whoever removes a reservation knows that nobody can rely on it any more: that the record of this life does
 //! not have the plan, was written later than the reservation, or cannot come ([`crate::reconcile`]).
 //! **Caveats.** When a plan gets its quota after its first instances, reconcile writes their reservations, however many they
-//! are; until it has come round, fewer are counted than there are.
+//! are; until it has come round, fewer are counted than there are. A request for a plan with a quota costs two requests to etcd,
+//! and reads as many reservations as there are instances of the plan.
 
 use std::collections::BTreeSet;
 
@@ -201,5 +202,49 @@ pub async fn restore(broker: &Broker, record: &Record, plan: &PlanId) -> Result<
         Ok(index) => Ok(Some(index)),
         Err(StoreError::Conflict { .. }) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_other_instance_counts_once() {
+        let quota = |max| Quota {
+            plan: "p".parse().unwrap(),
+            max,
+        };
+        let of = |instance: &str| Reservation {
+            instance_id: instance.parse().unwrap(),
+            operation: OperationId::from(uuid::Uuid::from_u128(1)),
+            since: Timestamp::UNIX_EPOCH,
+        };
+        let [own, one, two] = ["own", "one", "two"].map(|instance| of(instance).to_json());
+        let full = |max, earlier: &[(&str, &String)]| {
+            let earlier = earlier.iter().map(|(name, value)| (*name, value.as_str()));
+            is_full(&quota(max), &"own".parse().unwrap(), earlier)
+        };
+        assert!(!full(1, &[]));
+        assert!(full(1, &[("a", &one)]));
+        assert!(!full(1, &[("a", &own), ("b", &own)]));
+        assert!(!full(2, &[("a", &one), ("b", &one), ("c", &own)]));
+        assert!(full(2, &[("a", &one), ("b", &two)]));
+        // Whose it is cannot be read: it may be anybody's.
+        let strange = "?".to_owned();
+        assert!(full(2, &[("a", &strange), ("b", &strange)]));
+    }
+
+    #[test]
+    fn a_reservation_is_stale_a_minute_from_now_in_both_directions() {
+        let now = Timestamp::UNIX_EPOCH;
+        let made = |seconds| Reservation {
+            instance_id: "i".parse().unwrap(),
+            operation: OperationId::from(uuid::Uuid::from_u128(1)),
+            since: now + SignedDuration::from_secs(seconds),
+        };
+        for (seconds, is_stale) in [(-61, true), (-60, false), (0, false), (60, false), (61, true)] {
+            assert_eq!(made(seconds).is_stale(now), is_stale, "{seconds}");
+        }
     }
 }

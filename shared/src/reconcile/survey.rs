@@ -22,7 +22,7 @@ use crate::{
 
 /// What was there when a run began. Whatever is read afterwards is newer.
 pub(super) struct Survey {
-    /// When that was: nothing in it is older.
+    /// Before anything of it was read.
     pub(super) taken: Timestamp,
     /// All cells that are alive or configured.
     pub(super) cells: BTreeMap<CellGuid, Cell>,

@@ -11,6 +11,7 @@ mod fences;
 mod freezes;
 mod imports;
 mod plan_changes;
+mod quotas;
 mod races;
 mod recreation;
 mod turns;
