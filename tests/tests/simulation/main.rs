@@ -14,6 +14,7 @@ mod plan_changes;
 mod quotas;
 mod races;
 mod recreation;
+mod reservations;
 mod turns;
 mod undisturbed;
 

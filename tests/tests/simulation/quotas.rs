@@ -9,18 +9,10 @@ use std::{
 };
 
 use shared::{
-    clock::Clock,
-    error::Error,
-    ids::{Incarnation, InstanceId, OperationId},
-    keyspace,
-    quota::Reservation,
-    record::OperationState,
-    service::provision::Provisioned,
-    store::Read,
+    error::Error, ids::InstanceId, keyspace, record::OperationState, service::provision::Provisioned,
 };
 use tests::simulation::{
     Accident, Bug, Chance, DEATHS, Fate, Handler, Layout, Process, QUOTA, Schedule, World, audit, instance,
-    now,
 };
 
 use crate::story::{id, kind, settle};
@@ -32,12 +24,12 @@ const LIMIT: usize = 4000;
 /// More than as many as the plan allows.
 const MANY: usize = 3 * QUOTA;
 
-fn others() -> Vec<InstanceId> {
+pub(crate) fn others() -> Vec<InstanceId> {
     (0..MANY).map(|n| instance(&format!("n{n}"))).collect()
 }
 
 /// The keys of all reservations, without the plan's.
-fn reservations(world: &World) -> BTreeSet<String> {
+pub(crate) fn reservations(world: &World) -> BTreeSet<String> {
     let below = format!("{}/few/", keyspace::QUOTAS);
     let content = world.store.content().into_keys();
     content
@@ -45,27 +37,27 @@ fn reservations(world: &World) -> BTreeSet<String> {
         .collect()
 }
 
-fn make(handler: &Handler, id: &InstanceId) {
+pub(crate) fn make(handler: &Handler, id: &InstanceId) {
     handler.ask(handler.provision_few(id)).unwrap().unwrap();
     end(handler, id);
 }
 
-fn end(handler: &Handler, id: &InstanceId) {
+pub(crate) fn end(handler: &Handler, id: &InstanceId) {
     let last = handler.ask(handler.poll_to_the_end(id)).unwrap();
     assert!(last.is_none_or(|last| last.state == OperationState::Succeeded));
 }
 
-fn unmake(handler: &Handler, id: &InstanceId) {
+pub(crate) fn unmake(handler: &Handler, id: &InstanceId) {
     handler.ask(handler.deprovision(id)).unwrap().unwrap();
     end(handler, id);
 }
 
-fn is_refused<T>(answer: &Result<T, Error>) -> bool {
+pub(crate) fn is_refused<T>(answer: &Result<T, Error>) -> bool {
     matches!(answer, Err(Error::Unprocessable(text)) if text.contains("quota"))
 }
 
 /// Rounds of both kinds, for as long as anything may be left that is swept.
-fn tidy(world: &Arc<World>) {
+pub(crate) fn tidy(world: &Arc<World>) {
     let handler = kind(world);
     settle(world);
     for _ in 0..2 {
@@ -73,6 +65,14 @@ fn tidy(world: &Arc<World>) {
         handler.ask(handler.reconcile()).unwrap().unwrap();
         handler.ask(handler.mend()).unwrap().unwrap();
     }
+}
+
+/// Everything is in order, but for directories that are left empty: a member that publishes itself while its process ends may
+/// make them again, which is not a matter of quotas.
+fn assert_in_order(world: &World) {
+    let wrong = audit::leavings(world).into_iter();
+    let wrong: Vec<_> = wrong.filter(|wrong| !wrong.ends_with("is left empty")).collect();
+    assert!(wrong.is_empty(), "{}\n{world:#?}", wrong.join("\n"));
 }
 
 /// As many fit as the plan allows, counted anew from what is there.
@@ -91,7 +91,7 @@ fn assert_exact(world: &Arc<World>) {
         unmake(&handler, id);
     }
     tidy(world);
-    audit::assert_in_order(world);
+    assert_in_order(world);
 }
 
 #[test]
@@ -302,7 +302,7 @@ fn storm(seed: u64, foul: bool) {
     }
     tidy(&world);
     if audit::all_succeeded(&world) {
-        audit::assert_in_order(&world);
+        assert_in_order(&world);
     }
     for id in others() {
         drop(handler.ask(handler.deprovision(&id)).unwrap());
@@ -310,7 +310,7 @@ fn storm(seed: u64, foul: bool) {
     }
     tidy(&world);
     assert_eq!(reservations(&world), BTreeSet::new());
-    audit::assert_in_order(&world);
+    assert_in_order(&world);
     assert_exact(&world);
 }
 
@@ -476,121 +476,5 @@ fn planted_bugs_in_quotas_are_found() {
         (Deed::Leave, Bug::ReleasesLaterReservations),
     ] {
         assert!(goes_wrong(deed, Some(bug)), "{bug:?}");
-    }
-}
-
-fn key(life: Incarnation) -> String {
-    keyspace::reservation(&"few".parse().unwrap(), life)
-}
-
-fn mend(world: &Arc<World>) -> usize {
-    let handler = kind(world);
-    handler.ask(handler.mend()).unwrap().unwrap()
-}
-
-fn plant(world: &World, id: &InstanceId, life: Incarnation) {
-    let reservation = Reservation {
-        instance_id: id.clone(),
-        operation: OperationId::from(world.clock.random()),
-        since: world.clock.now(),
-    };
-    now(world.store.set(&key(life), &reservation.to_json(), None)).unwrap();
-}
-
-#[test]
-fn reservations_follow_the_records() {
-    let world = World::new(Layout::default());
-    let handler = kind(&world);
-    make(&handler, &id());
-    let many = instance("many");
-    handler.ask(handler.provision(&many, 1)).unwrap().unwrap();
-    end(&handler, &many);
-    tidy(&world);
-    assert_eq!(mend(&world), 0);
-    let life = |id: &InstanceId| world.record(id).unwrap().incarnation;
-    let nobody = || Incarnation::from(world.clock.random());
-    // Of a life that is over, of an instance that has another plan, of one that nobody ever heard of.
-    plant(&world, &id(), nobody());
-    plant(&world, &many, life(&many));
-    plant(&world, &instance("gone"), nobody());
-    // Their requests may be under way.
-    assert_eq!(mend(&world), 0);
-    world.pass(65);
-    assert_eq!((mend(&world), mend(&world)), (3, 0));
-    audit::assert_in_order(&world);
-    // What is not one is nobody's to remove.
-    let strange = [format!("{}/few/x", keyspace::QUOTAS), key(nobody())];
-    for key in &strange {
-        now(world.store.set(key, "?", None)).unwrap();
-    }
-    assert_eq!(mend(&world), 0);
-    assert!(strange.iter().all(|key| world.store.content().contains_key(key)));
-}
-
-/// A plan may get its quota after its instances: all of them count.
-#[test]
-fn an_instance_that_is_not_counted_gets_a_reservation_however_many_there_are() {
-    let world = World::new(Layout::default());
-    let handler = kind(&world);
-    let ids = &others()[..QUOTA];
-    for id in ids {
-        make(&handler, id);
-    }
-    tidy(&world);
-    for id in ids {
-        let key = key(world.record(id).unwrap().incarnation);
-        let entry = now(world.store.get(&key, Read::Quorum)).unwrap().unwrap();
-        now(world.store.compare_and_delete(&key, entry.index)).unwrap();
-    }
-    for _ in 0..QUOTA {
-        plant(&world, &instance("gone"), Incarnation::from(world.clock.random()));
-    }
-    assert_eq!(mend(&world), QUOTA);
-    assert_eq!(reservations(&world).len(), 2 * QUOTA);
-    assert!(is_refused(&handler.ask(handler.provision_few(&id())).unwrap()));
-    tidy(&world);
-    audit::assert_in_order(&world);
-}
-
-/// One that restores a reservation stands still; meanwhile the instance goes, or comes again, or has another plan.
-#[test]
-fn a_reservation_that_is_restored_late_does_not_stay() {
-    let meanwhile: [fn(&Handler); 3] = [
-        |handler| unmake(handler, &id()),
-        |handler| {
-            unmake(handler, &id());
-            make(handler, &id());
-        },
-        |handler| {
-            handler.ask(handler.change_plan(&id(), "p1")).unwrap().unwrap();
-            end(handler, &id());
-        },
-    ];
-    for happens in meanwhile {
-        for freeze in [
-            Accident::Freezes { seconds: None },
-            Accident::FreezesAfter { seconds: None },
-        ] {
-            for at in 1.. {
-                let world = World::new(Layout::default());
-                let handler = kind(&world);
-                make(&handler, &id());
-                tidy(&world);
-                let key = key(world.record(&id()).unwrap().incarnation);
-                let entry = now(world.store.get(&key, Read::Quorum)).unwrap().unwrap();
-                now(world.store.compare_and_delete(&key, entry.index)).unwrap();
-                let frozen = world.handler(Process::new("frozen", Fate::Once(at, freeze)));
-                let mut run: Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(frozen.mend());
-                if frozen.run(&mut run).is_some() {
-                    assert!(at > 1);
-                    break;
-                }
-                happens(&handler);
-                frozen.process().thaw();
-                drop(frozen.run(&mut run).unwrap());
-                tidy(&world);
-                audit::assert_in_order(&world);
-            }
-        }
     }
 }
