@@ -24,7 +24,7 @@ use crate::{
     ids::{CellGuid, NodeId},
     keyspace,
     master_keys::{DeriveError, Kind},
-    ports,
+    ports, quota,
     record::{PortClaim, Record},
     roll::{self, Roll},
     store::{Index, StoreError},
@@ -219,9 +219,16 @@ async fn carry_out(
         Effect::Switchover { leader, candidate } => {
             patroni::switchover(broker, scene, leader, candidate).await?
         }
+        Effect::LeavePlan(plan) => {
+            quota::release(broker, record, plan, Some(scene.index)).await?;
+            Finding::Nothing
+        }
         Effect::ReleasePort(port) => {
             if let Some(port) = port {
                 ports::release(store, id, record.incarnation, *port, settings.quarantine).await?;
+            }
+            for plan in record.plans() {
+                quota::release(broker, record, plan, None).await?;
             }
             removal::sweep_projections(broker, record).await?;
             Finding::PortReleased

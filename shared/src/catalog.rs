@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::record::Failover;
+use crate::{ids::PlanId, record::Failover};
 
 pub use self::published::{NEWEST_MINOR, Published};
 
@@ -82,6 +82,17 @@ pub struct Plan {
     pub maintenance_info: Option<MaintenanceInfo>,
     /// What an instance of the plan is made of. Not published.
     pub cluster: Cluster,
+    /// How many instances may have the plan at once; `None`: as many as there is room for. Not published.
+    pub quota: Option<Quota>,
+}
+
+/// How many instances may have a plan at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// The plan's id, under which they are counted.
+    pub plan: PlanId,
+    /// The most; at least 1.
+    pub max: u32,
 }
 
 /// What a service may require of the platform.
@@ -218,6 +229,20 @@ impl Catalog {
             plan: plan_id.to_owned(),
         })?;
         Ok((service, plan))
+    }
+
+    /// The quota of a plan, if it is on offer and has one.
+    #[must_use]
+    pub fn quota(&self, service_id: &str, plan_id: &str) -> Option<&Quota> {
+        let (_, plan) = self.plan(service_id, plan_id).ok()?;
+        plan.quota.as_ref()
+    }
+
+    /// Whether any plan has a quota.
+    #[must_use]
+    pub fn has_quotas(&self) -> bool {
+        let mut plans = self.services.iter().flat_map(|service| &service.plans);
+        plans.any(|plan| plan.quota.is_some())
     }
 
     /// The body of `GET /v2/catalog` for a platform that speaks version 2.`minor`: later fields are left out, since

@@ -59,7 +59,9 @@ pub enum Effect {
         /// Who shall lead.
         candidate: String,
     },
-    /// Delete the allocation, put the port into quarantine, delete the projections.
+    /// Delete the reservation that counted the instance among those of a plan which it does not have any more.
+    LeavePlan(String),
+    /// Delete the allocation, put the port into quarantine, delete the projections and reservations.
     ReleasePort(Option<Port>),
     /// Delete the bindings.
     DropBindings,

@@ -7,7 +7,7 @@
 //! writes again, as the import does, or leaves to it.
 //! **Assumes.** No broker hands out ports during an import.
 //! **Caveats.** Patroni's own keys are not in it: Patroni writes them again from what its nodes hold. Nor are the markers of
-//! operations under way: reconcile writes those again. What has changed since an export is not known after its import, as
+//! operations under way, and the reservations of plans with a quota: reconcile writes those again. What has changed since an export is not known after its import, as
 //! with any older state of etcd.
 
 use std::{collections::BTreeMap, time::Duration};

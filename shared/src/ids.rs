@@ -91,6 +91,11 @@ name!(
     CellGuid,
     "the cell guid"
 );
+name!(
+    /// A plan that has a quota: its instances are counted under its id. Other plans' ids may be any texts.
+    PlanId,
+    "the plan id"
+);
 
 macro_rules! random_id {
     ($(#[$doc:meta])* $type:ident) => {

@@ -1,7 +1,7 @@
 //! Every key in etcd, in one place (design.md, 4). The keys of the original broker keep their exact path and value,
 //! since other programs read them.
 
-use crate::ids::{BindingId, CellGuid, InstanceId, NodeId, Port};
+use crate::ids::{BindingId, CellGuid, Incarnation, InstanceId, NodeId, PlanId, Port};
 
 /// Everything the broker knows about instances.
 pub const INSTANCES: &str = "/serviceinstances";
@@ -29,6 +29,8 @@ pub const CELLS: &str = "/cells";
 pub const CELL_ROLL: &str = "/cell-roll";
 /// Outcomes of finished deprovisions, for a while.
 pub const TOMBSTONES: &str = "/tombstones";
+/// The instances of plans that allow only so many.
+pub const QUOTAS: &str = "/quotas";
 /// What the registrar of each cell announces.
 pub const REGISTRAR: &str = "/postgresql-patroni";
 
@@ -120,6 +122,18 @@ pub fn cell(guid: &CellGuid) -> String {
 #[must_use]
 pub fn tombstone(id: &InstanceId) -> String {
     format!("{TOMBSTONES}/{id}")
+}
+
+/// The instances that a plan's quota counts.
+#[must_use]
+pub fn quota(plan: &PlanId) -> String {
+    format!("{QUOTAS}/{plan}")
+}
+
+/// The reservation by which a life of an instance counts among those of a plan.
+#[must_use]
+pub fn reservation(plan: &PlanId, incarnation: Incarnation) -> String {
+    format!("{QUOTAS}/{plan}/{incarnation}")
 }
 
 /// Where a cell's registrar announces a node's `host:port`.

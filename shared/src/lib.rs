@@ -26,6 +26,7 @@ pub mod master_keys;
 pub mod parameters;
 pub mod patroni_rest;
 pub mod ports;
+pub mod quota;
 pub mod reconcile;
 pub mod record;
 pub mod roll;

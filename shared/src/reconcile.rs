@@ -10,6 +10,7 @@ pub mod drift;
 pub mod mend;
 mod nodes;
 mod remains;
+mod reservations;
 mod settled;
 mod survey;
 

@@ -414,6 +414,19 @@ impl Record {
         }
     }
 
+    /// The plans whose quotas count the instance: during a change, and after one that has failed, both.
+    pub fn plans(&self) -> impl Iterator<Item = &str> {
+        let former = self.plan_change.as_ref().map(|change| change.from.as_str());
+        let present = self.request.plan_id.as_str();
+        std::iter::once(present).chain(former.filter(move |former| *former != present))
+    }
+
+    /// Whether the quota of this plan counts the instance.
+    #[must_use]
+    pub fn has_plan(&self, plan: &str) -> bool {
+        self.plans().any(|own| own == plan)
+    }
+
     /// Nodes that are not on their way out.
     pub fn staying(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         self.nodes

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::etcd::EtcdServer;
 
-/// Directories that stay once they were needed; empty, they say nothing.
+/// Directories that stay once they were needed; empty, they say nothing. So do those of plans with a quota.
 const LASTING: [&str; 10] = [
     "/cells/",
     "/operations/",
@@ -41,7 +41,8 @@ impl Keys {
             404 => {}
             _ => panic!("{key}: {status} {body}"),
         }
-        keys.retain(|key, _| !LASTING.contains(&key.as_str()));
+        let is_of_a_plan = |key: &str| key.starts_with("/quotas/") && key.ends_with('/');
+        keys.retain(|key, _| !LASTING.contains(&key.as_str()) && !is_of_a_plan(key));
         Self(keys)
     }
 

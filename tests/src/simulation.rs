@@ -44,5 +44,5 @@ pub use self::{
     process::{Accident, Fate, Process},
     schedule::Schedule,
     steps::{DEATHS, each_step},
-    world::{Layout, World},
+    world::{Layout, QUOTA, World},
 };

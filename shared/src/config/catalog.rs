@@ -115,8 +115,11 @@ fn plans(value: Value, ids: &mut Unique) -> Result<Vec<Plan>, ConfigError> {
 fn plan(value: Value, ids: &mut Unique, names: &mut Unique) -> Result<Plan, ConfigError> {
     let mut section = Section::element(value, PLAN_KEYS)?;
     section.alias("plan_updateable", "planupdateable")?;
+    let id = section.required("id", |value| ids.text(value))?;
+    let mut cluster = section.section("cluster", cluster::KEYS)?;
     Ok(Plan {
-        id: section.required("id", |value| ids.text(value))?,
+        quota: cluster::quota(&mut cluster.section("instances", cluster::INSTANCES_KEYS)?, &id)?,
+        id,
         name: section.required("name", |value| name(value, names))?,
         description: section.required("description", Value::text)?,
         metadata: section.or("metadata", Map::new(), plan_metadata)?,
@@ -128,7 +131,7 @@ fn plan(value: Value, ids: &mut Unique, names: &mut Unique) -> Result<Plan, Conf
         maximum_polling_duration: section
             .optional("maximum_polling_duration", |value| value.number(1..=u32::MAX))?,
         maintenance_info: section.optional("maintenance_info", maintenance_info)?,
-        cluster: cluster::read(&mut section.section("cluster", cluster::KEYS)?)?,
+        cluster: cluster::read(&mut cluster)?,
     })
 }
 

@@ -3,7 +3,8 @@
 use serde_json::Map;
 
 use crate::{
-    catalog::{Cluster, NodeCount, PatroniTiming},
+    catalog::{Cluster, NodeCount, PatroniTiming, Quota},
+    ids::PlanId,
     record::{Failover, MOST_NODES},
 };
 
@@ -16,6 +17,7 @@ use super::{
 
 pub(super) const KEYS: &[&str] = &[
     "nodes",
+    "instances",
     "resources",
     "postgresql",
     "synchronous",
@@ -23,6 +25,7 @@ pub(super) const KEYS: &[&str] = &[
     "patroni",
 ];
 pub(super) const NODES_KEYS: &[&str] = &["default", "max"];
+pub(super) const INSTANCES_KEYS: &[&str] = &["max"];
 pub(super) const RESOURCES_KEYS: &[&str] = &["memory"];
 pub(super) const POSTGRESQL_KEYS: &[&str] = &["parameters"];
 pub(super) const PATRONI_KEYS: &[&str] = &["ttl", "loop_wait", "retry_timeout", "maximum_lag_on_failover"];
@@ -50,6 +53,17 @@ pub(super) fn read(section: &mut Section<'_>) -> Result<Cluster, ConfigError> {
         })?,
         patroni: patroni(&mut section.section("patroni", PATRONI_KEYS)?)?,
     })
+}
+
+/// How many instances there may be. They are counted in etcd, under the plan's id.
+pub(super) fn quota(section: &mut Section<'_>, plan: &str) -> Result<Option<Quota>, ConfigError> {
+    let Some(max) = section.optional("max", |value| value.number(1..=u32::MAX))? else {
+        return Ok(None);
+    };
+    let plan: PlanId = plan
+        .parse()
+        .map_err(|error| section.error(format!("are counted under the plan's id, but {error}")))?;
+    Ok(Some(Quota { plan, max }))
 }
 
 /// A size such as `512MB` or `4GB`, in megabytes, from which PostgreSQL's defaults still follow sensibly.

@@ -77,6 +77,10 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
         if let Some(change) = record.plan_change.take() {
             record.failover = Some(change.failover);
+            // The way back may have been the change.
+            if !record.has_plan(&change.from) {
+                effects.push(Effect::LeavePlan(change.from));
+            }
         }
         let description = describe::cluster(&record, situation.cluster);
         end(&mut record, OperationState::Succeeded, description, situation.now);

@@ -28,13 +28,15 @@ pub enum Mend {
     NodeRemoved,
     /// A cell did not know a node that it should run.
     NodeStarted,
+    /// What counts an instance among those of its plan.
+    Reservation,
     /// A key of an instance that is gone.
     Leftover,
 }
 
 impl Mend {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Projection,
         Self::PortOwner,
         Self::Allocation,
@@ -46,6 +48,7 @@ impl Mend {
         Self::Binding,
         Self::NodeRemoved,
         Self::NodeStarted,
+        Self::Reservation,
         Self::Leftover,
     ];
 
@@ -64,6 +67,7 @@ impl Mend {
             Self::Binding => "binding",
             Self::NodeRemoved => "node_removed",
             Self::NodeStarted => "node_started",
+            Self::Reservation => "reservation",
             Self::Leftover => "leftover",
         }
     }

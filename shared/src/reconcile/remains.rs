@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{drift::Run, mend::Mend, nodes, settled::delete, survey::Traces};
+use super::{drift::Run, mend::Mend, nodes, reservations, settled::delete, survey::Traces};
 use crate::{
     error::Error,
     ids::{InstanceId, Port},
@@ -18,6 +18,7 @@ use crate::{
 /// Tidies up after an instance. There was no record when `tree` was read, later than everything else.
 pub(super) async fn check(run: &Run<'_>, id: &InstanceId, traces: &Traces, tree: &Tree) -> Result<(), Error> {
     let (broker, store) = (run.broker, &*run.broker.store);
+    reservations::remove_superfluous(run, id, None, traces).await?;
     let is_legacy = |owner: &Owner| matches!(owner, Owner::Legacy(_));
     if traces.owners.iter().any(|key| is_legacy(&key.owner)) {
         return Ok(());

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     drift::Run,
     mend::Mend,
-    nodes,
+    nodes, reservations,
     survey::{OwnerKey, Traces},
 };
 use crate::{
@@ -89,6 +89,8 @@ pub(super) async fn check(run: &Run<'_>, seen: Seen<'_>, traces: &Traces) -> Res
     }
     superfluous_ports(run, record, traces).await?;
     bindings(run, seen).await?;
+    reservations::restore_missing(run, record, traces).await?;
+    reservations::remove_superfluous(run, &record.instance_id, Some(seen), traces).await?;
     nodes::unknown_to_the_record(run, record, &traces.nodes).await?;
     nodes::unknown_to_their_cell(run, seen).await?;
     settings(run, record).await?;

@@ -23,12 +23,12 @@ use crate::{
     keyspace,
     marker::Marker,
     parameters::{self, Wishes},
-    ports,
+    ports, quota,
     record::{
         FIRST_GENERATION, Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, Request,
         SCHEMA, State,
     },
-    store::{Read, StoreError},
+    store::{Index, Read, StoreError},
     transition,
 };
 
@@ -131,12 +131,14 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     }
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
     let first = walk.decide(&record);
-    let marker = Marker::of(incarnation, &operation);
-    let announced = announce(broker, &command.instance, &marker, began).await?;
-    if broker.clock.now().duration_since(began) > TOO_OLD {
-        return Err(stood_still());
+    // First of all that is written: who is refused leaves nothing, and a marker may be shared with others.
+    let reserved = quota::reserve(broker, plan, &command.instance, incarnation, operation.id).await?;
+    let claimed = announce_and_claim(broker, first.record, &operation, began).await;
+    let is_written = matches!(&claimed, Ok((_, Some(_))));
+    if !is_written && !matches!(&claimed, Err(Error::Store(StoreError::Ambiguous { .. }))) {
+        quota::give_back(broker, reserved).await;
     }
-    let Some(current) = claim(broker, first.record).await? else {
+    let (announced, Some(current)) = claimed? else {
         // Somebody else claimed it between the two looks.
         let Some(current) = read_record(broker, &command.instance).await? else {
             return Err(Error::Concurrency(
@@ -162,6 +164,22 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         return Err(reason);
     }
     finish(broker, command, &operation).await
+}
+
+/// Announces the provision, and writes its first record unless there is one already, another's. Answers the index of the
+/// marker, too.
+async fn announce_and_claim(
+    broker: &Broker,
+    record: Record,
+    operation: &Operation,
+    began: Timestamp,
+) -> Result<(Index, Option<Current>), Error> {
+    let marker = Marker::of(record.incarnation, operation);
+    let announced = announce(broker, &record.instance_id, &marker, began).await?;
+    if broker.clock.now().duration_since(began) > TOO_OLD {
+        return Err(stood_still());
+    }
+    Ok((announced, claim(broker, record).await?))
 }
 
 /// Writes the first record. `None`: there is one already, another's.

@@ -15,8 +15,9 @@ use crate::{
     ids::InstanceId,
     keyspace,
     parameters::{self, Wishes},
+    quota,
     record::{Failover, Operation, OperationKind, OperationState, PlanChange, Record, State},
-    store::StoreError,
+    store::{Index, StoreError},
     transition,
 };
 
@@ -231,6 +232,7 @@ async fn begin_update(
         .as_ref()
         .map(|last| last.description.clone())
         .unwrap_or_default();
+    let plan = target.plan;
     let mut next = changed(record.clone(), command, target);
     let mut operation = begin(
         broker,
@@ -242,8 +244,16 @@ async fn begin_update(
     // Nobody says by which of the two plans the platform polls.
     let known = limit(broker, OperationKind::Update, &next.known_request());
     operation.deadline = operation.deadline.min(operation.started + known);
-    mark(broker, &command.instance, next.incarnation, &operation).await?;
     next.operation = Some(operation.clone());
+    let reserved = if record.has_plan(&plan.id) {
+        None
+    } else {
+        quota::reserve(broker, plan, &command.instance, next.incarnation, operation.id).await?
+    };
+    if let Err(error) = mark(broker, &command.instance, next.incarnation, &operation).await {
+        quota::give_back(broker, reserved).await;
+        return Err(error);
+    }
     let key = keyspace::record(&command.instance);
     match broker
         .store
@@ -252,6 +262,7 @@ async fn begin_update(
     {
         Ok(index) => {
             transition::log(Some(&record), &next, broker.clock.now());
+            leave_former_plan(broker, &record, &next, index).await;
             mark_if_late(broker, &command.instance, next.incarnation, &operation).await?;
             // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
             if let Err(error) = advance_from(broker, Current { record: next, index }).await {
@@ -259,11 +270,26 @@ async fn begin_update(
             }
             finish(broker, command, &operation).await.map(Some)
         }
-        // It moved; or our write came through, and is found as under way.
-        Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {
-            Ok(None)
+        // Our write came through, and is found as under way; or it may still come, and needs the reservation.
+        Err(StoreError::Ambiguous { .. }) => Ok(None),
+        Err(error) => {
+            quota::give_back(broker, reserved).await;
+            match error {
+                // It moved.
+                StoreError::Conflict { .. } | StoreError::Missing { .. } => Ok(None),
+                error => Err(error.into()),
+            }
         }
-        Err(error) => Err(error.into()),
+    }
+}
+
+/// A change that has failed goes on to another plan, or back: the instance does not count among those of its target any more.
+async fn leave_former_plan(broker: &Broker, before: &Record, record: &Record, index: Index) {
+    for plan in before.plans().filter(|plan| !record.has_plan(plan)) {
+        if let Err(error) = quota::release(broker, record, plan, Some(index)).await {
+            let instance = &record.instance_id;
+            tracing::warn!(%instance, %error, "a reservation was not released; reconcile does it");
+        }
     }
 }
 

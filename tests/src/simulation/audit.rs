@@ -9,7 +9,10 @@ use shared::{
     record::{OperationState, Phase, PortClaim, Record, State},
 };
 
-use super::World;
+use super::{QUOTA, World};
+
+/// The plan that has a quota.
+const FEW: &str = "few";
 
 /// What is wrong at this moment, whatever is under way. Empty: nothing.
 #[must_use]
@@ -52,6 +55,14 @@ pub fn violations(world: &World) -> Vec<String> {
         }
     }
     let records = records(world);
+    // One that has no port yet may still be taken back.
+    let is_one_of_few = |record: &&Record| {
+        record.state == State::Active && record.has_plan(FEW) && record.port.owned().is_some()
+    };
+    let few = records.iter().filter(is_one_of_few).count();
+    if few > QUOTA {
+        wrong.push(format!("{few} instances have a plan that allows {QUOTA}"));
+    }
     let mut owners: BTreeMap<u16, &InstanceId> = BTreeMap::new();
     for record in &records {
         let cells: BTreeSet<_> = record.nodes.values().map(|node| &node.cell).collect();
@@ -145,6 +156,10 @@ fn expect(record: &Record, expected: &mut BTreeMap<String, Option<String>>, wron
         wrong.push(format!("{id} is not at rest: {record:?}"));
     }
     expected.insert(keyspace::record(id), None);
+    if record.has_plan(FEW) {
+        let plan = FEW.parse().unwrap();
+        expected.insert(keyspace::reservation(&plan, record.incarnation), None);
+    }
     if let Some(port) = record.port.owned() {
         expected.insert(keyspace::allocation(id), Some(port.to_string()));
         let owner = owner_value(id, record.incarnation);

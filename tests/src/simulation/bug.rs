@@ -79,6 +79,14 @@ pub enum Bug {
     ForgetsFormerPasswords,
     /// Nodes are taken for settled that have not taken the settings over.
     TakesSettingsForLoaded,
+    /// Instances of a plan are counted before there is a reservation.
+    CountsBeforeItReserves,
+    /// Reservations without a record are removed at once.
+    RemovesFreshReservations,
+    /// Reservations are removed while a change of the plan may still come.
+    RemovesReservationsUnderAChange,
+    /// A change of the plan releases the reservation of a later one.
+    ReleasesLaterReservations,
 }
 
 /// Those that come to light by chance. The others need a situation of their own.

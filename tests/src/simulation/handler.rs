@@ -134,6 +134,14 @@ impl Handler {
         self.provision_on(id, nodes, None).await
     }
 
+    /// PUT of an instance of the plan that has a quota.
+    ///
+    /// # Errors
+    /// As [`provision::provision`].
+    pub async fn provision_few(&self, id: &InstanceId) -> Result<Provisioned, Error> {
+        self.provision_as(id, "few", node_count(1)).await
+    }
+
     /// PUT of an instance with so many nodes on these cells.
     ///
     /// # Errors
@@ -146,9 +154,18 @@ impl Handler {
     ) -> Result<Provisioned, Error> {
         let mut parameters = node_count(nodes);
         parameters.extend(cells.map(|cells| ("cells".to_owned(), json!(cells))));
+        self.provision_as(id, "p1", parameters).await
+    }
+
+    async fn provision_as(
+        &self,
+        id: &InstanceId,
+        plan: &str,
+        parameters: Map<String, Value>,
+    ) -> Result<Provisioned, Error> {
         let request = Request {
             service_id: "s1".to_owned(),
-            plan_id: "p1".to_owned(),
+            plan_id: plan.to_owned(),
             organization_guid: "o".to_owned(),
             space_guid: "s".to_owned(),
             parameters,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use shared::{
@@ -18,9 +18,11 @@ use shared::{
     database::{Change, DatabaseError, Databases, Door, Login, NodePasswords, NodeSettings, Reach},
     effect::StartAnswer,
     ids::{CellGuid, Incarnation, InstanceId, NodeId},
+    keyspace,
     master_keys::Passwords,
     patroni_rest::PatroniClient,
     ports::{Owner, owner_value},
+    quota::Reservation,
     record::Record,
     store::{Child, Entry, Index, Read, Store, StoreError, Tree, Watch},
 };
@@ -43,6 +45,8 @@ pub(super) struct Wire {
     process: Arc<Process>,
     /// The lives of instances that this process has met first.
     lives: Mutex<BTreeMap<InstanceId, Incarnation>>,
+    /// What it has counted too early, and its own reservation.
+    counted: Mutex<(BTreeMap<String, Child>, String)>,
 }
 
 /// A write, so that it can be done again, or later.
@@ -97,6 +101,7 @@ impl Write {
             {
                 Self::Set(key, value, ttl)
             }
+            (Self::Delete(key, Index::MIN), Some(Bug::ReleasesLaterReservations)) => Self::DeleteAll(key),
             (Self::Delete(key, _), Some(Bug::DeletesWithoutComparing)) => Self::DeleteAll(key),
             (Self::RemoveDirectory(key), Some(Bug::DeletesDirectoriesWithContent)) => Self::DeleteAll(key),
             (write, _) => write,
@@ -146,12 +151,17 @@ impl Write {
     }
 }
 
+fn is_of_quotas(key: &str) -> bool {
+    key.starts_with(keyspace::QUOTAS)
+}
+
 impl Wire {
     pub(super) fn new(world: Arc<World>, process: Arc<Process>) -> Self {
         Self {
             world,
             process,
             lives: Mutex::default(),
+            counted: Mutex::default(),
         }
     }
 
@@ -235,6 +245,10 @@ impl Wire {
 
     /// What a broker with a bug makes of what it reads: that all ports of an instance are those of the life that it knows.
     fn misread(&self, key: &str, entry: Entry) -> Entry {
+        if self.world.bug() == Some(Bug::ReleasesLaterReservations) && is_of_quotas(key) {
+            let index = Index::MIN;
+            return Entry { index, ..entry };
+        }
         if self.world.bug() != Some(Bug::ReleasesForAnyLife) {
             return entry;
         }
@@ -251,6 +265,16 @@ impl Wire {
             },
             _ => entry,
         }
+    }
+
+    /// What a broker with a bug makes of the reservations that it lists: those that it counted before it made its own.
+    fn miscount(&self, directory: &str, mut listed: BTreeMap<String, Child>) -> BTreeMap<String, Child> {
+        if self.world.bug() == Some(Bug::CountsBeforeItReserves) && is_of_quotas(directory) {
+            let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let (earlier, own) = &*counted;
+            listed.retain(|name, _| name == own || earlier.contains_key(name));
+        }
+        listed
     }
 
     /// What a read answers that failed.
@@ -282,6 +306,17 @@ impl Wire {
         let record = key.ends_with("/record");
         if bug == Some(Bug::WritesNoMarker) && key.starts_with("/operations/") {
             return Ok(Index::MIN);
+        }
+        if let (Write::Create(..), Some(Bug::CountsBeforeItReserves)) = (&write, bug)
+            && let Some((plan, own)) = key.rsplit_once('/').filter(|(plan, _)| is_of_quotas(plan))
+        {
+            let earlier = now(self.world.store.list(plan, Read::Quorum))?.unwrap_or_default();
+            *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = (earlier, own.to_owned());
+        }
+        if let (Write::Swap(_, value, index, _), Some(Bug::RemovesReservationsUnderAChange)) = (&write, bug)
+            && now(self.world.store.get(&key, Read::Quorum))?.is_some_and(|entry| entry.value == *value)
+        {
+            return Ok(*index);
         }
         let botched = write.botched(bug);
         let done = move |world: &World| botched.carry_out(world);
@@ -315,7 +350,8 @@ impl Store for Wire {
         if self.process.misses_a_read() {
             return self.missed(None);
         }
-        self.world.store.list(directory, read).await
+        let listed = self.world.store.list(directory, read).await?;
+        Ok(listed.map(|listed| self.miscount(directory, listed)))
     }
 
     async fn tree(&self, directory: &str, read: Read) -> Result<Option<Tree>, StoreError> {
@@ -323,7 +359,17 @@ impl Store for Wire {
         if self.process.misses_a_read() {
             return self.missed(None);
         }
-        self.world.store.tree(directory, read).await
+        let mut tree = self.world.store.tree(directory, read).await?;
+        if self.world.bug() == Some(Bug::RemovesFreshReservations) && is_of_quotas(directory) {
+            for entry in tree.iter_mut().flat_map(|tree| tree.leaves.values_mut()) {
+                let aged = Reservation::parse(&entry.value).map(|it| Reservation {
+                    since: Timestamp::MIN,
+                    ..it
+                });
+                entry.value = aged.map(|it| it.to_json()).unwrap_or_default();
+            }
+        }
+        Ok(tree)
     }
 
     async fn create(&self, key: &str, value: &str, ttl: Option<Duration>) -> Result<Index, StoreError> {

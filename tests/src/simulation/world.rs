@@ -81,6 +81,9 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 /// The first public port of every world.
 pub(super) const FIRST_PORT: u16 = 30000;
 
+/// How many instances may have the plan `few` at once. The others have no quota.
+pub const QUOTA: usize = 2;
+
 /// A world.
 pub struct World {
     /// Its time, and chance.
@@ -391,6 +394,7 @@ catalog:
     - {{id: {plan}, name: small, description: less, cluster: {{nodes: {{default: 2, max: 5}}}}}}
     - {{id: wide, name: wide, description: more, cluster: {{postgresql: {{parameters: {{max_connections: 200}}}}}}}}
     - {{id: narrow, name: narrow, description: less, cluster: {{postgresql: {{parameters: {{max_connections: 50}}}}}}}}
+    - {{id: few, name: few, description: not many, cluster: {{nodes: {{default: 2, max: 5}}, instances: {{max: {QUOTA}}}}}}}
     - {{id: quiet, name: quiet, description: as many, cluster: {{postgresql: {{parameters: {{jit: false}}}}}}}}
 ",
             FIRST_PORT + ports - 1

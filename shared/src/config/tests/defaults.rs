@@ -44,6 +44,7 @@ fn a_plan_has_the_documented_cluster() {
     assert!(service.bindable && !service.instances_retrievable && !service.bindings_retrievable);
     assert!(!service.plan_updateable && !service.allow_context_updates && !plan.binding_rotatable);
     assert!(plan.free);
+    assert_eq!(plan.quota, None);
     let cluster = Cluster {
         nodes: NodeCount { default: 2, max: 4 },
         memory: None,
@@ -77,6 +78,18 @@ fn a_replica_takes_over_from_a_dead_leader_where_commits_wait_for_it_or_the_plan
         let (_, plan) = config.catalog.plan("s", "p").unwrap();
         assert_eq!(plan.cluster.failover, expected, "{given}");
     }
+}
+
+#[test]
+fn a_quota_is_counted_under_the_plans_id() {
+    let yaml = with_services(
+        "  services:\n  - {id: s, name: s, description: d, plans: [{id: P.1, name: p, description: d, cluster: \
+         {instances: {max: 3}}}]}\n",
+    );
+    let catalog = load(&yaml).unwrap().catalog;
+    let quota = catalog.quota("s", "P.1").unwrap();
+    assert_eq!((quota.plan.as_str(), quota.max), ("P.1", 3));
+    assert!(catalog.has_quotas());
 }
 
 #[test]

@@ -143,6 +143,7 @@ fn the_keys_of_a_plan_are_those_of_the_code() {
     let mut wanted: BTreeSet<String> = below("", cluster::KEYS).into_iter().collect();
     for (path, keys) in [
         ("nodes.", cluster::NODES_KEYS),
+        ("instances.", cluster::INSTANCES_KEYS),
         ("resources.", cluster::RESOURCES_KEYS),
         ("postgresql.", cluster::POSTGRESQL_KEYS),
         ("patroni.", cluster::PATRONI_KEYS),

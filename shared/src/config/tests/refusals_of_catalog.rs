@@ -125,6 +125,14 @@ const PLANS: &[(&str, &str)] = &[
         "x.yml:11: {plan}.cluster.nodes.max: must be a whole number from 3 to 32, not '2'",
     ),
     (
+        "cluster: {instances: {max: 0}}",
+        "x.yml:11: {plan}.cluster.instances.max: must be a whole number from 1 to 4294967295, not '0'",
+    ),
+    (
+        "cluster: {instances: {most: 1}}",
+        "x.yml:11: {plan}.cluster.instances.most: no such key; there are: max",
+    ),
+    (
         "cluster: {patroni: {ttl: 10}}",
         "x.yml:11: {plan}.cluster.patroni.ttl: must be a whole number from 20 to 3600, not '10'",
     ),
@@ -187,6 +195,22 @@ fn each_rule_that_a_catalog_breaks_is_named_with_its_line_and_key() {
             &expected.replace("{plan}", "catalog.services[0].plans[0]"),
         );
     }
+}
+
+#[test]
+fn a_plan_with_a_quota_has_an_id_that_can_stand_in_a_key() {
+    let with = |quota: &str| {
+        let plan = format!("{{id: a/b, name: p, description: d{quota}}}");
+        with_services(&format!(
+            "  services:\n  - {{id: s, name: s, description: d, plans: [{plan}]}}\n"
+        ))
+    };
+    assert!(load(&with("")).is_ok());
+    check(
+        &with(", cluster: {instances: {max: 1}}"),
+        "x.yml:10: catalog.services[0].plans[0].cluster.instances: are counted under the plan's id, but the plan id 'a/b' is \
+         not usable: it must start with a letter or digit and hold at most 128 letters, digits, '.', '_' or '-'",
+    );
 }
 
 #[test]

@@ -271,6 +271,7 @@ fn a_plan_counts_when_it_is_in_force() {
     let decision = done.decide();
     assert_eq!(decision.told().0, OperationState::Succeeded);
     assert_eq!(decision.record.failover, Some(Failover::Promote));
+    assert!(decision.effects.contains(&Effect::LeavePlan("p0".to_owned())));
     assert_eq!(
         (decision.record.known_plan(), &decision.record.plan_change),
         ("p", &None)
