@@ -297,6 +297,11 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
     if count == 0 {
         return None;
     }
+    // A new node copies its data from the leader. Without one it would wait for ever, and nobody could say any more that
+    // every copy is lost.
+    if record.bootstrapped && !whereabouts::is_led(record, situation) {
+        return None;
+    }
     if !record.bootstrapped && placed == 0 {
         // A bootstrap that is started over: nothing of the last attempt may be left, or the new nodes would wait for
         // its leader for ever. A node that takes no part and whose cell is missing is not waited for, unless it may be the
@@ -432,7 +437,10 @@ fn remedy(
                 .nodes
                 .get(node)
                 .is_some_and(|placed| may_be_asked_again(placed, situation.now));
-            (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
+            // An empty node may take the place of what its cell does not have any more only where it can copy the data. One
+            // that is only down is started by its cell.
+            let may_be_empty = !record.bootstrapped || whereabouts::is_led(record, situation);
+            (port_owned && silent && may_be_empty && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
         Shortcoming::NotStreaming { .. }
         | Shortcoming::PortNotReady { .. }

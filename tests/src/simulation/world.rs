@@ -257,6 +257,16 @@ impl World {
         self.note("a cell has lost its disk");
     }
 
+    /// A cell is lost for good, with all that was on it.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn burn_down(&self, cell: &str) {
+        self.set_up(cell, false);
+        let guid: CellGuid = cell.parse().unwrap();
+        self.with(|state| state.cells.get_mut(&guid).unwrap().burn_down());
+    }
+
     /// Whether a cell was away for longer than its nodes are left alone.
     pub(super) fn was_away_for_long(&self, cell: &CellGuid) -> bool {
         let now = self.clock.now();

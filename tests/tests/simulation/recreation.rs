@@ -164,6 +164,32 @@ fn after_its_deadline_the_same_command_goes_on_with_it() {
     audit::assert_in_order(&world);
 }
 
+/// Somebody asks for another node while all is lost: none is placed, which would wait for its data for ever and speak
+/// against making the instance anew.
+#[test]
+fn an_update_of_what_is_lost_leaves_it_to_the_operator() {
+    for destroyed in [0, 1, 2] {
+        let (world, handler) = bound(None);
+        let (nodes, old) = (record(&world).nodes, cells(&world));
+        lose(&world);
+        for cell in &old[..destroyed] {
+            world.burn_down(cell);
+        }
+        handler.ask(handler.update(&id(), 3)).unwrap().unwrap();
+        let failed = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+        assert_eq!(failed.state, OperationState::Failed, "{failed:?}");
+        assert!(record(&world).nodes.keys().eq(nodes.keys()));
+        for cell in &old[..destroyed] {
+            handler.ask(handler.declare_destroyed(cell)).unwrap().unwrap();
+        }
+        recreate(&handler).unwrap();
+        to_the_end(&handler);
+        assert_eq!((record(&world).nodes.len(), open_logins(&world)), (3, 1));
+        settle(&world);
+        audit::assert_in_order(&world);
+    }
+}
+
 /// What is wrong after an operator has asked, too early, for an instance whose last copy is one of these: a node that runs,
 /// one that its cell has set aside, and one on a cell that is away for a while.
 fn wrong_when_asked_too_early(bug: Option<Bug>) -> Vec<String> {
