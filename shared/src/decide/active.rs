@@ -55,6 +55,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     if !overdue {
         own_port(&mut record, &mut effects, situation);
         departure::replace_refused(&mut record, &mut effects, situation);
+        look_for_cells(&record, &mut effects, situation);
         start_over(&mut record, situation);
         // The port says whose turn it is among the cells.
         if record.port.owned().is_some() {
@@ -266,6 +267,15 @@ fn own_port(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situatio
             effects.push(Effect::Allocate(port));
         }
         PortClaim::Owned { .. } | PortClaim::Released => {}
+    }
+}
+
+/// A node that ran once and does not report may be lost with its cell: then it is replaced, operation or not.
+fn look_for_cells(record: &Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
+    let is_silent =
+        |(id, node): (NodeId, &Node)| node.phase == Phase::Running && situation.cluster.member(id).is_none();
+    if record.bootstrapped && situation.facts.roll.is_none() && record.staying().any(is_silent) {
+        effects.push(Effect::ListCells);
     }
 }
 
