@@ -292,6 +292,11 @@ fn settings_that_come_late_are_taken_back_and_changes_of_the_catalog_wait_for_an
     let other_catalog = at_rest.with(|case| case.record.settings = Some("older".to_owned()));
     let configures = |effect: &Effect| matches!(effect, Effect::Configure(_));
     assert!(!other_catalog.decide().effects.iter().any(configures));
+    let other_timing = other_catalog.with(|case| {
+        case.plan.insert("ttl".to_owned(), json!(90));
+        case.plan.insert("loop_wait".to_owned(), json!(30));
+    });
+    assert!(!other_timing.decide().effects.iter().any(configures));
     // Nor are nodes restarted when no operation is under way.
     let pending = changing(200).idle();
     assert_eq!(steps(&pending), []);
