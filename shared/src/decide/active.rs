@@ -75,7 +75,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         _ => true,
     };
     if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
-        if let Some(change) = record.plan_change.take() {
+        // What has failed is not made good by an operation that is about something else.
+        let is_update = operation.kind == OperationKind::Update;
+        if let Some(change) = record.plan_change.take_if(|_| is_update) {
             record.failover = Some(change.failover);
         }
         let description = describe::cluster(&record, situation.cluster);

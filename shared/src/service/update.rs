@@ -123,7 +123,7 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         if recreation::was_given_up(record) {
             return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
         }
-        if as_asked && failed.is_none() {
+        if as_asked && failed.is_none() && record.plan_change.is_none() {
             return Ok(Updated::Done);
         }
         check_room(broker, record, &wishes).await?;

@@ -11,7 +11,7 @@ use shared::{
     error::Error,
     keyspace,
     record::{OperationKind, OperationState, Record},
-    service::fetch_instance::fetch_instance,
+    service::{fetch_instance::fetch_instance, update::Updated},
     store::Read,
 };
 use tests::simulation::{Accident, Bug, Fate, Handler, Layout, Process, World, audit, binding, now};
@@ -188,6 +188,30 @@ fn an_update_of_what_is_lost_leaves_it_to_the_operator() {
         settle(&world);
         audit::assert_in_order(&world);
     }
+}
+
+/// A change of the plan has failed, and then all is lost: the change is not made good by the way.
+#[test]
+fn a_change_of_the_plan_that_has_failed_is_none_after_it() {
+    let (world, handler) = bound(None);
+    let old = cells(&world);
+    handler.ask(handler.change_plan(&id(), "wide")).unwrap().unwrap();
+    old.iter().for_each(|cell| world.burn_down(cell));
+    world.pass(1801);
+    let failed = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(failed.state, OperationState::Failed, "{failed:?}");
+    for cell in &old {
+        handler.ask(handler.declare_destroyed(cell)).unwrap().unwrap();
+    }
+    recreate(&handler).unwrap();
+    to_the_end(&handler);
+    assert_eq!(record(&world).known_plan(), "p1");
+    let again = handler.ask(handler.change_plan(&id(), "wide")).unwrap().unwrap();
+    assert!(matches!(again, Updated::Accepted { .. }), "{again:?}");
+    to_the_end(&handler);
+    assert_eq!(record(&world).known_plan(), "wide");
+    settle(&world);
+    audit::assert_in_order(&world);
 }
 
 /// What is wrong after an operator has asked, too early, for an instance whose last copy is one of these: a node that runs,

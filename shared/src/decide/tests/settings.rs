@@ -7,7 +7,7 @@ use crate::{
     cluster::Member,
     database::NodeSettings,
     effect::Effect,
-    record::{Failover, OperationState, PlanChange},
+    record::{Failover, OperationKind, OperationState, PlanChange},
 };
 
 /// A plan with this version of its settings and so many connections.
@@ -274,6 +274,26 @@ fn a_plan_counts_when_it_is_in_force() {
     assert_eq!(
         (decision.record.known_plan(), &decision.record.plan_change),
         ("p", &None)
+    );
+}
+
+/// The change has failed, and then every copy was lost: the cluster that is made anew has the plan's settings, but the
+/// platform knows of no change.
+#[test]
+fn a_plan_does_not_count_because_of_an_operation_that_is_about_something_else() {
+    let change = PlanChange {
+        from: "p0".to_owned(),
+        failover: Failover::Promote,
+    };
+    let mut made_anew = Case::standing(2);
+    made_anew.record.operation.as_mut().unwrap().kind = OperationKind::Recreate;
+    made_anew.record.plan_change = Some(change.clone());
+    made_anew.facts.logins = Some(Ok(()));
+    let decision = made_anew.decide();
+    assert_eq!(decision.told().0, OperationState::Succeeded);
+    assert_eq!(
+        (decision.record.plan_change, decision.record.failover),
+        (Some(change), None)
     );
 }
 
