@@ -250,6 +250,9 @@ fn a_deprovision_does_not_wait_for_a_cell_that_is_declared_destroyed() {
     handler.ask(handler.declare_destroyed(&gone)).unwrap().unwrap();
     settle(&world);
     assert_eq!(world.record(&id()), None);
+    let content = world.store.content();
+    let registered = |key: &&String| key.starts_with(keyspace::REGISTRAR) && key.contains(":cf-");
+    assert_eq!(content.keys().find(registered), None);
     // It comes back all the same: what counted as gone goes.
     world.set_up(&gone, true);
     settle(&world);
