@@ -397,6 +397,7 @@ catalog:
     name: postgresql
     description: about it
     plan_updateable: true
+    allow_context_updates: true
     plans:
     - {{id: {plan}, name: small, description: less, cluster: {{nodes: {{default: 2, max: 5}}}}}}
     - {{id: wide, name: wide, description: more, cluster: {{postgresql: {{parameters: {{max_connections: 200}}}}}}}}
