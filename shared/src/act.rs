@@ -202,7 +202,7 @@ async fn carry_out(
             Finding::Nothing
         }
         Effect::Start(node) => start(broker, record, *node, directory).await?,
-        Effect::Remove(node) => remove(broker, record, *node, directory, facts).await,
+        Effect::Remove(node) => remove(broker, record, *node, directory, facts).await?,
         Effect::Forget(nodes) => {
             for node in nodes {
                 removal::forget(store, id, *node, scene.cluster).await?;
@@ -315,25 +315,24 @@ async fn remove(
     node: NodeId,
     directory: &Directory,
     facts: &Facts,
-) -> Finding {
+) -> Result<Finding, StoreError> {
     let Some(placed) = record.nodes.get(&node) else {
-        return Finding::Nothing;
+        return Ok(Finding::Nothing);
     };
-    if facts
-        .roll
-        .as_ref()
-        .is_some_and(|roll| roll.is_destroyed(&placed.cell))
-    {
+    let roll = facts.roll.as_ref();
+    let answer = if roll.is_some_and(|roll| roll.is_destroyed(&placed.cell)) {
         tracing::info!(instance = %record.instance_id, %node, cell = %placed.cell, "the cell is destroyed; its node counts as gone");
-        return Finding::Removed(node, RemoveAnswer::Gone);
-    }
-    let Some(cell) = directory.0.get(&placed.cell) else {
-        return Finding::Removed(
-            node,
-            RemoveAnswer::NotYet(format!("cell {} is not alive", placed.cell)),
-        );
+        RemoveAnswer::Gone
+    } else if let Some(cell) = directory.0.get(&placed.cell) {
+        broker.cells.remove(cell, node).await
+    } else {
+        RemoveAnswer::NotYet(format!("cell {} is not alive", placed.cell))
     };
-    Finding::Removed(node, broker.cells.remove(cell, node).await)
+    if answer == RemoveAnswer::Gone {
+        // While the record still says where it was: a cell that is lost does not come to that any more.
+        removal::deregister(&*broker.store, &placed.cell, node).await?;
+    }
+    Ok(Finding::Removed(node, answer))
 }
 
 async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, DeriveError> {

@@ -135,6 +135,8 @@ pub mod refusal {
     pub const LEADER: &str = "Leader";
     /// 409 to a DELETE: no node that stays leads the cluster, which is not being deleted.
     pub const NO_LEADER: &str = "NoLeader";
+    /// 409 to a DELETE: neither the record nor a tombstone names this node; what is here may be the last copy.
+    pub const UNNAMED: &str = "Unnamed";
     /// 409 to a DELETE: the record wants this node on this cell.
     pub const ASSIGNED: &str = "Assigned";
     /// 422: the cell runs as many nodes as it may.

@@ -265,6 +265,7 @@ fn outside(refused: &Refusal) -> &'static str {
         refusal::NOT_ASSIGNED => "the node is not to run there",
         refusal::LEADER => "the node leads its cluster",
         refusal::NO_LEADER => "no node that stays leads the cluster",
+        refusal::UNNAMED => "nothing says that the node is gone for good",
         refusal::ASSIGNED => "the node is to run there",
         refusal::FULL => "it holds as many nodes as it may",
         refusal::STORE_UNAVAILABLE => "it cannot read the instance's record now",

@@ -7,6 +7,7 @@ use shared::{
     clock::{Clock, SystemClock},
     store::Store,
 };
+use tokio::sync::watch;
 
 use super::{
     account::Account,
@@ -35,6 +36,8 @@ pub(super) struct Context {
     pub(super) program: Program,
     /// Which node owns which ports.
     pub(super) ports: PortBook,
+    /// Whether the last heartbeat that reached etcd showed that no other live cell uses this one's guid.
+    pub(super) guid_is_own: watch::Sender<bool>,
 }
 
 impl Context {
@@ -46,6 +49,13 @@ impl Context {
             incarnation: parameters.incarnation,
             node: parameters.node_id,
         }
+    }
+
+    /// Waits until the guid is known to be this cell's own. Records name cells by their guids: to a copy of a machine they
+    /// give the nodes that run on the other one.
+    pub(super) async fn own_guid(&self) {
+        // It fails only when the sender is gone, which is here.
+        let _ = self.guid_is_own.subscribe().wait_for(|is_own| *is_own).await;
     }
 
     /// What is answered about a node.

@@ -29,7 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use shared::{
     cell_api::NodeParameters,
-    ids::{CellGuid, NodeId},
+    ids::{CellGuid, InstanceId, NodeId},
 };
 
 use super::{account::Account, error::CellError, ports::PortPair};
@@ -248,6 +248,28 @@ impl DataDirectory {
                 .filter_map(|name| name.parse::<NodeId>().ok()),
         );
         Ok(ids)
+    }
+
+    /// The instance of a node of which a directory is there, by Patroni's configuration.
+    pub(super) fn scope(&self, node: NodeId) -> io::Result<InstanceId> {
+        #[derive(Deserialize)]
+        struct Scoped {
+            scope: InstanceId,
+        }
+        let kept = self.node(node);
+        let kept = match self.latest_quarantine(node)? {
+            Some(path) if !kept.0.try_exists()? => NodeDirectory(path),
+            _ => kept,
+        };
+        let read = fs::read(kept.patroni_yml()).and_then(|text| Ok(serde_json::from_slice::<Scoped>(&text)?));
+        let unknown = |error: io::Error| {
+            let place = kept.0.display();
+            io::Error::other(format!(
+                "nobody knows whose data is in {place}, for neither node.json nor patroni.yml can be read ({error}): \
+                 restore one of them, or delete the directory by hand if the data is not needed"
+            ))
+        };
+        read.map(|scoped| scoped.scope).map_err(unknown)
     }
 
     /// Which nodes were set aside, the latest directory of each, and what the cell was told about it.

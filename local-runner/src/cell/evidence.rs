@@ -7,7 +7,7 @@ use shared::{
     store::{Read, Store, StoreError},
 };
 
-use super::judgement::{Identity, Judgement, judge};
+use super::judgement::{Dismissal, Identity, Judgement, dismiss, judge};
 
 /// Why nothing can be decided now.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +37,7 @@ pub(super) async fn record(store: &dyn Store, instance: &InstanceId) -> Result<O
     }
 }
 
+/// What is kept of the last life of an instance that has ended; `None` when there is nothing.
 async fn tombstone(store: &dyn Store, instance: &InstanceId) -> Result<Option<Tombstone>, Unreadable> {
     let key = keyspace::tombstone(instance);
     let Some(entry) = store.get(&key, Read::Quorum).await? else {
@@ -52,9 +53,24 @@ async fn tombstone(store: &dyn Store, instance: &InstanceId) -> Result<Option<To
 }
 
 /// The name of the node that leads an instance's cluster, as Patroni wrote it.
-pub(super) async fn leader(store: &dyn Store, instance: &InstanceId) -> Result<Option<String>, StoreError> {
+async fn leader(store: &dyn Store, instance: &InstanceId) -> Result<Option<String>, StoreError> {
     let key = keyspace::leader(instance);
     Ok(store.get(&key, Read::Quorum).await?.map(|entry| entry.value))
+}
+
+/// Judges a caller's wish to remove a node by what etcd holds now.
+pub(super) async fn consult_on_dismissal(store: &dyn Store, id: &Identity) -> Result<Dismissal, Unreadable> {
+    let record = record(store, &id.instance).await?;
+    let leader = leader(store, &id.instance).await?;
+    let (record, leader) = (record.as_ref(), leader.as_deref());
+    match dismiss(record, None, leader, id) {
+        // As below.
+        Dismissal::Unnamed => {
+            let tombstone = tombstone(store, &id.instance).await?;
+            Ok(dismiss(record, tombstone.as_ref(), leader, id))
+        }
+        decided => Ok(decided),
+    }
 }
 
 /// Judges a node by what etcd holds now.

@@ -81,30 +81,47 @@ pub(super) enum Dismissal {
     Leads,
     /// No node that stays leads: what is here may be the last living copy.
     Unled,
+    /// No document names it as going or gone.
+    Unnamed,
     /// Its record wants it to stay.
     Wanted,
 }
 
-/// Judges a caller's wish to remove a node. `leader` is the value of Patroni's leader key.
+/// Judges a caller's wish to remove a node. `leader` is the value of Patroni's leader key; the tombstone matters only when the
+/// record does not name the node.
 ///
 /// A leader may go when its instance is being deprovisioned, or when the record gives the whole bootstrap up before the
 /// cluster ever stood: nobody could take the leadership over, and there is no data yet. A node of a cluster that has stood
-/// may go only while one that stays leads: a request may be late, and the others may have died since it was sent.
-pub(super) fn dismiss(record: Option<&Record>, leader: Option<&str>, id: &Identity) -> Dismissal {
-    let Some(record) =
-        record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
-    else {
-        return Dismissal::Granted;
-    };
-    let given_up = !record.bootstrapped && record.staying().next().is_none();
-    if !given_up && leader.is_some_and(|leader| leader == id.node.to_string()) {
+/// may go only while one that stays leads: a request may be late, and the others may have died since it was sent. That
+/// nothing names a node is no reason to remove it: the record may be lost, or older than the node.
+pub(super) fn dismiss(
+    record: Option<&Record>,
+    tombstone: Option<&Tombstone>,
+    leader: Option<&str>,
+    id: &Identity,
+) -> Dismissal {
+    let lives = |record: &&Record| record.incarnation == id.incarnation && record.state == State::Active;
+    let active = record.filter(lives);
+    let given_up = |record: &Record| !record.bootstrapped && record.staying().next().is_none();
+    if active.is_some_and(|record| !given_up(record))
+        && leader.is_some_and(|leader| leader == id.node.to_string())
+    {
         return Dismissal::Leads;
     }
+    let Some(phase) = record.and_then(|record| phase_here(record, id)) else {
+        return match judge(record, tombstone, id) {
+            Judgement::Remove => Dismissal::Granted,
+            Judgement::Run { .. } | Judgement::SetAside => Dismissal::Unnamed,
+        };
+    };
+    let Some(record) = active else {
+        return Dismissal::Granted;
+    };
     let led = || leader.is_some_and(|leader| record.staying().any(|(node, _)| leader == node.to_string()));
-    match phase_here(record, id) {
-        Some(Phase::Assigned | Phase::Running) => Dismissal::Wanted,
-        Some(Phase::Leaving) if record.bootstrapped && !led() => Dismissal::Unled,
-        Some(Phase::Leaving) | None => Dismissal::Granted,
+    match phase {
+        Phase::Assigned | Phase::Running => Dismissal::Wanted,
+        Phase::Leaving if record.bootstrapped && !led() => Dismissal::Unled,
+        Phase::Leaving => Dismissal::Granted,
     }
 }
 
@@ -251,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_leader_or_a_wanted_node_is_not_dismissed() {
-        use Dismissal::{Granted, Leads, Unled, Wanted};
+        use Dismissal::{Granted, Leads, Unled, Unnamed, Wanted};
         let leader = id().node.to_string();
         let given_up = |record: &mut Record| {
             leaving(record);
@@ -296,19 +313,75 @@ mod tests {
                 "unnamed",
                 Some(record(|record| record.nodes.clear())),
                 false,
-                Granted,
+                Unnamed,
             ),
+            ("elsewhere", Some(record(elsewhere)), false, Unnamed),
             ("deleting", Some(record(deleting)), true, Granted),
-            ("no record", None, true, Granted),
+            ("no record", None, true, Unnamed),
             (
                 "another incarnation",
                 Some(record(another_incarnation)),
                 true,
-                Granted,
+                Unnamed,
+            ),
+            (
+                "another incarnation that is being deprovisioned",
+                Some(record(|record| {
+                    deleting(record);
+                    another_incarnation(record);
+                })),
+                false,
+                Unnamed,
             ),
         ] {
             let leader = leads.then_some(leader.as_str());
-            assert_eq!(dismiss(record.as_ref(), leader, &id()), expected, "{case}");
+            assert_eq!(dismiss(record.as_ref(), None, leader, &id()), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn a_node_that_its_record_does_not_name_goes_only_if_a_document_says_that_it_is_gone() {
+        use Dismissal::{Granted, Unnamed};
+        let unnamed = |record: &mut Record| record.nodes.clear();
+        let retired = |record: &mut Record| {
+            unnamed(record);
+            record.retired.push(id().node);
+        };
+        let (ours, others) = (tombstone(&[id().node]), tombstone(&[Uuid::from_u128(77).into()]));
+        for (case, record, tombstone, expected) in [
+            ("nothing", None, None, Unnamed),
+            ("a tombstone of others", None, Some(&others), Unnamed),
+            ("a tombstone", None, Some(&ours), Granted),
+            (
+                "a record without it",
+                Some(record(unnamed)),
+                Some(&others),
+                Unnamed,
+            ),
+            (
+                "a record that has retired it",
+                Some(record(retired)),
+                None,
+                Granted,
+            ),
+            (
+                "another incarnation",
+                Some(record(another_incarnation)),
+                Some(&others),
+                Unnamed,
+            ),
+            (
+                "another incarnation, and a tombstone",
+                Some(record(another_incarnation)),
+                Some(&ours),
+                Granted,
+            ),
+        ] {
+            assert_eq!(
+                dismiss(record.as_ref(), tombstone, None, &id()),
+                expected,
+                "{case}"
+            );
         }
     }
 
@@ -337,7 +410,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                dismiss(Some(&record), leader.as_deref(), &id()),
+                dismiss(Some(&record), None, leader.as_deref(), &id()),
                 expected,
                 "{case}"
             );

@@ -2,7 +2,8 @@
 //! stops.
 //!
 //! **Guarantees.** At most one Patroni runs for a node. None is started unless the record, read at that moment, names
-//! the node here. Data is deleted only after the node's id was retired durably.
+//! the node here, and before the cell's guid is known to be its own. Data is deleted only after the node's id was retired
+//! durably.
 //! **Caveats.** While etcd cannot be read, a running Patroni goes on and a dead one stays dead.
 
 mod departure;
@@ -176,6 +177,12 @@ impl Keeper {
             }
             Ok(None) => {
                 self.show(NodeState::Waiting);
+                if unless_ordered(&self.orders, self.context.own_guid())
+                    .await
+                    .is_none()
+                {
+                    return;
+                }
                 let judgement = match self.fresh.take() {
                     Some(judgement) => Some(judgement),
                     None => self.judge().await,

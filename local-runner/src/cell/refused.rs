@@ -36,6 +36,9 @@ pub(super) enum Refused {
     /// The node is of a cluster that nobody leads who stays.
     #[error("no node that stays leads the cluster: what is here may be the last copy")]
     Unled,
+    /// No document names the node as going or gone.
+    #[error("neither the record nor a tombstone names the node: what is here may be the last copy")]
+    Unnamed,
     /// The record wants the node here.
     #[error("the instance's record wants the node on this cell: let it leave first")]
     Assigned,
@@ -67,6 +70,7 @@ impl Refused {
             Self::Stopping => (503, refusal::STOPPING),
             Self::Leader => (409, refusal::LEADER),
             Self::Unled => (409, refusal::NO_LEADER),
+            Self::Unnamed => (409, refusal::UNNAMED),
             Self::Assigned => (409, refusal::ASSIGNED),
             Self::BadRequest(_) => (400, refusal::BAD_REQUEST),
             Self::Unauthorized => (401, refusal::UNAUTHORIZED),

@@ -24,6 +24,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use uuid::Uuid;
 
 use super::{
     context::Context,
@@ -157,7 +158,7 @@ impl Roster {
                 return Ok(());
             }
             Err(error) => {
-                tracing::error!(%node, %error, "the node's node.json cannot be read; its directory is left alone. Restore the file, or have the node removed");
+                tracing::error!(%node, %error, "the node's node.json cannot be read; its directory is left alone. Restore the file and start the cell again; the node can be removed once a record or a tombstone names it as going");
                 return Ok(());
             }
         };
@@ -378,6 +379,9 @@ impl Roster {
         if let Some(handle) = self.handle(node) {
             return Ok(Some(handle));
         }
+        if !self.context.directory.is_retired(node)? {
+            self.check_unkept(node).await?;
+        }
         self.retire(node).await?;
         // A directory that nobody could make sense of may be there all the same.
         let home = self.context.directory.node(node).home();
@@ -387,18 +391,40 @@ impl Roster {
         Ok(None)
     }
 
-    async fn check_dismissal(&self, id: &Identity) -> Result<(), Refused> {
+    /// Whether a directory that nobody could make sense of may go, if there is one. Patroni's configuration in it tells whose
+    /// it is.
+    async fn check_unkept(&self, node: NodeId) -> Result<(), Refused> {
+        let context = Arc::clone(&self.context);
+        let found = blocking(move || {
+            let is_there = context.directory.ids()?.contains(&node);
+            Ok(is_there.then(|| context.directory.scope(node)))
+        });
+        let instance = match found.await? {
+            None => return Ok(()),
+            Some(scope) => scope?,
+        };
         let store = self.context.store.as_ref();
-        let record = evidence::record(store, &id.instance)
+        let record = evidence::record(store, &instance)
             .await
             .map_err(Refused::StoreUnavailable)?;
-        let leader = evidence::leader(store, &id.instance)
-            .await
-            .map_err(|error| Refused::StoreUnavailable(error.into()))?;
-        match judgement::dismiss(record.as_ref(), leader.as_deref(), id) {
+        // An id is of one life alone: if the record names it, it is of that one. A tombstone names it whatever its life is.
+        let incarnation = record.map_or_else(|| Uuid::nil().into(), |record| record.incarnation);
+        self.check_dismissal(&Identity {
+            cell: self.context.settings.guid.clone(),
+            instance,
+            incarnation,
+            node,
+        })
+        .await
+    }
+
+    async fn check_dismissal(&self, id: &Identity) -> Result<(), Refused> {
+        let dismissal = evidence::consult_on_dismissal(self.context.store.as_ref(), id);
+        match dismissal.await.map_err(Refused::StoreUnavailable)? {
             Dismissal::Granted => Ok(()),
             Dismissal::Leads => Err(Refused::Leader),
             Dismissal::Unled => Err(Refused::Unled),
+            Dismissal::Unnamed => Err(Refused::Unnamed),
             Dismissal::Wanted => Err(Refused::Assigned),
         }
     }

@@ -5,14 +5,24 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use shared::{cell_api::Heartbeat, cells::http_client, clock::SystemClock, store::Store};
 use tokio::{
     net::{TcpListener, TcpSocket},
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    account::Account, api, context::Context, directory::DataDirectory, error::CellError, heartbeat::Heart,
-    patroni::Program, patroni_yaml, ports::PortBook, registrar, roster::Roster, settings::Settings,
+    account::Account,
+    api,
+    context::Context,
+    directory::DataDirectory,
+    error::CellError,
+    heartbeat::{Heart, Missed},
+    patroni::Program,
+    patroni_yaml,
+    ports::PortBook,
+    registrar,
+    roster::Roster,
+    settings::Settings,
 };
 
 /// How many connections may wait to be accepted.
@@ -38,7 +48,8 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// Opens the data directory, adopts the nodes in it and takes the API's port.
+    /// Opens the data directory, adopts the nodes in it that run, and takes the API's port. The others are started when the
+    /// cell is announced.
     ///
     /// # Errors
     /// When the settings make no sense, something is missing on this machine, or the directory or port is taken.
@@ -89,6 +100,7 @@ impl Cell {
             account,
             program,
             ports: PortBook::new(port),
+            guid_is_own: watch::Sender::new(false),
         });
         let roster = Roster::new(Arc::clone(&context));
         roster.resume().map_err(|source| CellError::Disk {
@@ -132,6 +144,7 @@ impl Cell {
         };
         self.beat.load = load(&self.roster);
         self.heart.start(&self.beat).await?;
+        self.context.guid_is_own.send_replace(true);
         let listener = socket
             .listen(BACKLOG)
             .map_err(|source| self.cannot_listen(source))?;
@@ -176,7 +189,7 @@ impl Cell {
     /// When the API ends by itself; the nodes are stopped then, too. When a node's task has panicked; the nodes run on then.
     pub(super) async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), CellError> {
         let ended = {
-            let beats = keep_beating(&mut self.heart, &mut self.beat, &self.roster);
+            let beats = keep_beating(&mut self.heart, &mut self.beat, &self.roster, &self.context);
             let (stop, beats) = (pin!(stop), pin!(beats));
             tokio::select! {
                 () = stop => None,
@@ -301,8 +314,9 @@ fn load(roster: &Roster) -> u32 {
     u32::try_from(roster.load()).unwrap_or(u32::MAX)
 }
 
-/// Beats every third of the time that a beat counts, and at once when the load has changed.
-async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster) {
+/// Beats every third of the time that a beat counts, and at once when the load has changed. While another cell's heartbeat
+/// stands there, no node is started.
+async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster, context: &Context) {
     let period = heart.ttl() / 3;
     let mut next = Instant::now() + period;
     let mut missed = false;
@@ -318,9 +332,13 @@ async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster) 
                     tracing::info!("heartbeats reach etcd again");
                 }
                 missed = false;
+                context.guid_is_own.send_replace(true);
                 next = Instant::now() + period;
             }
             Err(error) => {
+                if matches!(error, Missed::Taken { .. }) {
+                    context.guid_is_own.send_replace(false);
+                }
                 if !missed {
                     tracing::error!(%error, "a heartbeat did not get through; the cell counts as missing when that goes on");
                 }
@@ -333,7 +351,105 @@ async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster) 
 
 #[cfg(test)]
 mod tests {
-    use super::{super::stage::Stage, *};
+    use ::tests::wait::eventually;
+    use shared::{keyspace, record::Phase, store::Store};
+
+    use super::{
+        super::stage::{Instance, LONG, Stage, kill, new_node, workers},
+        *,
+    };
+
+    /// Another cell with the same guid has sent a heartbeat.
+    async fn take(stage: &Stage, settings: &Settings) {
+        let other = serde_json::json!({
+            "guid": settings.guid, "availability_zone": "z1", "uri": "http://elsewhere:1",
+            "capacity": 1, "load": 0, "version": "0",
+        });
+        let key = keyspace::cell(&settings.guid);
+        stage
+            .store
+            .set(&key, &other.to_string(), Some(LONG))
+            .await
+            .unwrap();
+    }
+
+    async fn release(stage: &Stage, settings: &Settings) {
+        let key = keyspace::cell(&settings.guid);
+        let entry = stage.store.get(&key, shared::store::Read::Quorum).await.unwrap();
+        stage
+            .store
+            .compare_and_delete(&key, entry.unwrap().index)
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_is_started_only_while_the_guid_is_the_cells_own() {
+        let stage = Stage::set().await;
+        let site = stage.open(stage.settings("/usr/bin/patroni")).await;
+        let (mut instance, node) = (Instance::new("i1"), new_node());
+        instance.place(node, &site, Phase::Assigned);
+        stage.write(&instance).await;
+        assert_eq!(stage.put(&site, &instance, node).await.0, 201);
+        assert_eq!(stage.leader(&instance).await, node);
+        let settings = site.stop().await;
+        let directory = settings.data_directory.clone();
+        assert_eq!(workers(&directory), [].into());
+
+        // As on a copy of the machine.
+        take(&stage, &settings).await;
+        let refused = stage.try_open(settings.clone()).await.err();
+        assert!(
+            matches!(refused, Some(CellError::GuidTaken { .. })),
+            "{refused:?}"
+        );
+        assert_eq!(workers(&directory), [].into());
+        release(&stage, &settings).await;
+
+        // The one that was refused may still hold the directory.
+        let mut cell = eventually("the cell is open", LONG, async || {
+            let store = Arc::<shared::etcd::Etcd>::clone(&stage.store);
+            Cell::open(settings.clone(), store).await.ok()
+        })
+        .await;
+        cell.announce().await.unwrap();
+        let context = Arc::clone(&cell.context);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(cell.serve(async { drop(stopped.await) }));
+        assert_eq!(stage.leader(&instance).await, node);
+        let json = directory
+            .join("nodes")
+            .join(node.to_string())
+            .join("process.json");
+        let pid = || {
+            let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+            i32::try_from(json["pid"].as_i64().unwrap()).unwrap()
+        };
+        let runs = async || workers(&directory).contains(&pid()).then_some(());
+        eventually("Patroni runs", LONG, runs).await;
+
+        // Another one comes up later: what runs goes on, and what dies stays dead.
+        take(&stage, &settings).await;
+        let told = async |is_own: bool| (*context.guid_is_own.borrow() == is_own).then_some(());
+        eventually("the cell is told", LONG, async || told(false).await).await;
+        let before = pid();
+        assert!(workers(&directory).contains(&before));
+        kill(before);
+        eventually("Patroni is dead", LONG, async || {
+            (!workers(&directory).contains(&before)).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert_eq!(pid(), before, "it was started again");
+        release(&stage, &settings).await;
+        eventually("the cell is told", LONG, async || told(true).await).await;
+        eventually("Patroni runs again", LONG, async || {
+            (pid() != before && workers(&directory).contains(&pid())).then_some(())
+        })
+        .await;
+        stop.send(()).unwrap();
+        serving.await.unwrap().unwrap();
+    }
 
     #[tokio::test]
     async fn a_task_that_panics_ends_the_cell() {

@@ -9,7 +9,7 @@ use crate::{
     broker::Broker,
     cluster::Cluster,
     error::Error,
-    ids::{InstanceId, NodeId, OperationId},
+    ids::{CellGuid, InstanceId, NodeId, OperationId},
     keyspace,
     marker::{FENCE_TTL, Marker},
     ports::{self, gone_or_other},
@@ -32,11 +32,20 @@ pub(super) async fn forget(
     delete_projection(store, id, node).await
 }
 
-async fn delete_projection(store: &dyn Store, id: &InstanceId, node: NodeId) -> Result<(), StoreError> {
-    let key = keyspace::backend(id, node);
-    if let Some(entry) = store.get(&key, Read::Quorum).await? {
-        gone_or_other(store.compare_and_delete(&key, entry.index).await)?;
+/// Removes what a cell has announced of a node that is gone from it. The key names the node, whose id is never used again.
+pub(super) async fn deregister(store: &dyn Store, cell: &CellGuid, node: NodeId) -> Result<(), StoreError> {
+    delete_leaf(store, &keyspace::registration(cell, node)).await
+}
+
+async fn delete_leaf(store: &dyn Store, key: &str) -> Result<(), StoreError> {
+    if let Some(entry) = store.get(key, Read::Quorum).await? {
+        gone_or_other(store.compare_and_delete(key, entry.index).await)?;
     }
+    Ok(())
+}
+
+async fn delete_projection(store: &dyn Store, id: &InstanceId, node: NodeId) -> Result<(), StoreError> {
+    delete_leaf(store, &keyspace::backend(id, node)).await?;
     gone_or_other(store.remove_empty_directory(&keyspace::node(id, node)).await)
 }
 

@@ -55,6 +55,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     if !overdue {
         own_port(&mut record, &mut effects, situation);
         departure::replace_refused(&mut record, &mut effects, situation);
+        look_for_cells(&record, &mut effects, situation);
         start_over(&mut record, situation);
         // The port says whose turn it is among the cells.
         if record.port.owned().is_some() {
@@ -75,7 +76,9 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
         _ => true,
     };
     if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
-        if let Some(change) = record.plan_change.take() {
+        // What has failed is not made good by an operation that is about something else.
+        let is_update = operation.kind == OperationKind::Update;
+        if let Some(change) = record.plan_change.take_if(|_| is_update) {
             record.failover = Some(change.failover);
             // The way back may have been the change.
             if !record.has_plan(&change.from) {
@@ -278,6 +281,15 @@ fn own_port(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situatio
     }
 }
 
+/// A node that ran once and does not report may be lost with its cell: then it is replaced, operation or not.
+fn look_for_cells(record: &Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) {
+    let is_silent =
+        |(id, node): (NodeId, &Node)| node.phase == Phase::Running && situation.cluster.member(id).is_none();
+    if record.bootstrapped && situation.facts.roll.is_none() && record.staying().any(is_silent) {
+        effects.push(Effect::ListCells);
+    }
+}
+
 /// Starts a bootstrap over that has had no leader for too long: all nodes go, and new ones come once they are gone and
 /// nothing of the attempt is left. Only before the cluster ever stood.
 fn start_over(record: &mut Record, situation: &Situation<'_>) {
@@ -304,6 +316,11 @@ fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation
         .unwrap_or(usize::MAX)
         .saturating_sub(placed);
     if count == 0 {
+        return None;
+    }
+    // A new node copies its data from the leader. Without one it would wait for ever, and nobody could say any more that
+    // every copy is lost.
+    if record.bootstrapped && !whereabouts::is_led(record, situation) {
         return None;
     }
     if !record.bootstrapped && placed == 0 {
@@ -445,7 +462,10 @@ fn remedy(
                 .nodes
                 .get(node)
                 .is_some_and(|placed| may_be_asked_again(placed, situation.now));
-            (port_owned && silent && (just_placed || overdue)).then_some(Effect::Start(*node))
+            // An empty node may take the place of what its cell does not have any more only where it can copy the data. One
+            // that is only down is started by its cell.
+            let may_be_empty = !record.bootstrapped || whereabouts::is_led(record, situation);
+            (port_owned && silent && may_be_empty && (just_placed || overdue)).then_some(Effect::Start(*node))
         }
         Shortcoming::NotStreaming { .. }
         | Shortcoming::PortNotReady { .. }

@@ -115,13 +115,25 @@ pub fn while_growing(plan: &Map<String, Value>) -> Map<String, Value> {
 /// catalog says otherwise today comes into force with an update.
 #[must_use]
 pub fn mend(current: &Value, wanted: &Map<String, Value>, known: Option<&str>) -> Option<Map<String, Value>> {
-    let patch = patch(current, wanted);
     let is_known = known.is_some() && known == version(wanted);
     if is_known && current.as_object().and_then(version) != known {
-        return Some(patch);
+        return Some(patch(current, wanted));
     }
-    let (name, value) = patch.get_key_value("loop_wait")?;
-    Some(Map::from_iter([(name.clone(), value.clone())]))
+    let is_quick = current.get("loop_wait")? == LOOP_WAIT_WHILE_GROWING;
+    let slow = slowest(current)?.min(wanted.get("loop_wait")?.as_i64()?);
+    let is_another = slow >= 1 && slow != i64::from(LOOP_WAIT_WHILE_GROWING);
+    (is_quick && is_another).then(|| Map::from_iter([("loop_wait".to_owned(), json!(slow))]))
+}
+
+/// The longest `loop_wait` that a configuration has room for: with twice `retry_timeout` it must not be more than `ttl`
+/// (Patroni's documentation, "Dynamic Configuration Settings"). An instance keeps the two when the catalog changes.
+fn slowest(configuration: &Value) -> Option<i64> {
+    let seconds = |name: &str, usual: i64| match configuration.get(name) {
+        None => Some(usual),
+        Some(value) => value.as_i64(),
+    };
+    let retries = seconds("retry_timeout", 10)?.saturating_mul(2);
+    Some(seconds("ttl", 30)?.saturating_sub(retries))
 }
 
 /// What must be patched into `current` so that it holds everything in `wanted`; empty when it does already.
@@ -217,6 +229,67 @@ mod tests {
         assert_eq!(parameters(&none).unwrap().len(), 1, "the version alone");
         assert!(version(&none).is_some_and(|version| version.len() == 16));
         assert_ne!(version(&none), version(&own));
+    }
+
+    #[test]
+    fn an_instance_at_rest_is_made_slow_again_within_its_own_ttl() {
+        let wanted = |loop_wait: i64| {
+            object(
+                &json!({"ttl": 90, "loop_wait": loop_wait, "retry_timeout": 30, "postgresql": {"parameters": {VERSION: "new"}}}),
+            )
+        };
+        let current = |ttl: i64, loop_wait: i64, retry_timeout: i64| json!({"ttl": ttl, "loop_wait": loop_wait, "retry_timeout": retry_timeout, "postgresql": {"parameters": {VERSION: "old"}}});
+        for (case, current, wanted, expected) in [
+            ("it is the plan's", current(30, 10, 10), wanted(10), None),
+            ("the catalog has changed", current(30, 10, 10), wanted(30), None),
+            ("an operator has", current(30, 5, 10), wanted(10), None),
+            ("it is quick", current(30, 2, 10), wanted(10), Some(10)),
+            (
+                "it is quick, and the plan as well",
+                current(30, 2, 10),
+                wanted(2),
+                None,
+            ),
+            (
+                "it is quick, and the plan quicker",
+                current(30, 2, 10),
+                wanted(1),
+                Some(1),
+            ),
+            ("its ttl has less room", current(30, 2, 10), wanted(30), Some(10)),
+            (
+                "its ttl has room for nothing slower",
+                current(22, 2, 10),
+                wanted(30),
+                None,
+            ),
+            ("its ttl has no room", current(20, 2, 10), wanted(30), None),
+            (
+                "it has Patroni's usual ttl",
+                json!({"loop_wait": 2}),
+                wanted(30),
+                Some(10),
+            ),
+            (
+                "it is out of range",
+                current(i64::MIN, 2, i64::MAX),
+                wanted(30),
+                None,
+            ),
+            (
+                "its ttl is no number",
+                json!({"loop_wait": 2, "ttl": "30"}),
+                wanted(30),
+                None,
+            ),
+            ("nothing is known", json!(null), wanted(10), None),
+        ] {
+            for known in [None, Some("old")] {
+                let patch = mend(&current, &wanted, known);
+                let expected = expected.map(|loop_wait: i64| object(&json!({"loop_wait": loop_wait})));
+                assert_eq!(patch, expected, "{case}");
+            }
+        }
     }
 
     #[test]

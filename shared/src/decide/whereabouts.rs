@@ -45,6 +45,12 @@ pub(super) fn is_led_by_another(record: &Record, id: NodeId, situation: &Situati
     })
 }
 
+/// Whether a node of the record leads, and runs; one on its way out does as well, for data can be copied from it.
+pub(super) fn is_led(record: &Record, situation: &Situation<'_>) -> bool {
+    let leader = situation.cluster.running_leader();
+    leader.is_some_and(|(name, _)| record.nodes.keys().any(|id| id.to_string() == name))
+}
+
 /// The nodes that stay where they are: on cells that are wanted, and not lost.
 pub(super) fn fitting<'r>(
     record: &'r Record,

@@ -18,6 +18,7 @@ use crate::{
     keyspace,
     record::{Operation, OperationKind, OperationState, Record, State},
     store::StoreError,
+    transition,
 };
 
 /// How often a lost compare-and-swap is tried again.
@@ -42,7 +43,7 @@ pub async fn recreate(broker: &Broker, id: &InstanceId) -> Result<Operation, Err
         if let Some(operation) = under_way(&record)? {
             return Ok(operation);
         }
-        let next = next(broker, record).await?;
+        let next = next(broker, record.clone()).await?;
         let Some(operation) = next.operation.clone() else {
             return Err(Error::Concurrency("the instance changes".to_owned()));
         };
@@ -53,6 +54,7 @@ pub async fn recreate(broker: &Broker, id: &InstanceId) -> Result<Operation, Err
             .await;
         match written {
             Ok(index) => {
+                transition::log(Some(&record), &next, broker.clock.now());
                 mark_if_late(broker, id, next.incarnation, &operation).await?;
                 tracing::warn!(
                     instance = %id, operation = %operation.id, generation = next.credential_generation,

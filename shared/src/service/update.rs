@@ -12,7 +12,7 @@ use crate::{
         recreation,
     },
     error::Error,
-    ids::InstanceId,
+    ids::{Incarnation, InstanceId},
     keyspace,
     parameters::{self, Wishes},
     quota,
@@ -89,11 +89,7 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
             return Err(Error::NotFound("there is no such instance".to_owned()));
         };
         let record = &current.record;
-        if *meant.get_or_insert(record.incarnation) != record.incarnation {
-            return Err(Error::Concurrency(
-                "the instance was taken away and made again meanwhile".to_owned(),
-            ));
-        }
+        check_same_life(&mut meant, record)?;
         check_not_deleting(record)?;
         let plan = plan_of(broker, command, record)?;
         check(command, plan)?;
@@ -124,7 +120,7 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         if recreation::was_given_up(record) {
             return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
         }
-        if as_asked && failed.is_none() {
+        if as_asked && failed.is_none() && record.plan_change.is_none() {
             return Ok(Updated::Done);
         }
         check_room(broker, record, &wishes).await?;
@@ -154,10 +150,12 @@ async fn only_context(
     command: &Update,
     context: &Map<String, Value>,
 ) -> Result<bool, Error> {
+    let mut meant = None;
     for _ in 0..TRIES {
         let Some(Current { record, index }) = read_record(broker, &command.instance).await? else {
             return Err(Error::NotFound("there is no such instance".to_owned()));
         };
+        check_same_life(&mut meant, &record)?;
         let named = command.plan_id.as_ref();
         let same_plan = record.request.service_id == command.service_id
             && named.is_none_or(|plan| *plan == record.request.plan_id);
@@ -192,6 +190,16 @@ async fn only_context(
     Err(Error::Concurrency(
         "another request about this instance is under way".to_owned(),
     ))
+}
+
+/// A request is about the life of the instance that it found first.
+fn check_same_life(meant: &mut Option<Incarnation>, record: &Record) -> Result<(), Error> {
+    if *meant.get_or_insert(record.incarnation) != record.incarnation {
+        return Err(Error::Concurrency(
+            "the instance was taken away and made again meanwhile".to_owned(),
+        ));
+    }
+    Ok(())
 }
 
 /// Whether the instance is at the version of the plan's maintenance that the client asks for, if it asks for one.

@@ -219,6 +219,12 @@ impl Cell {
         }
     }
 
+    /// The machine is gone with all that was on it, and says nothing more.
+    pub(super) fn burn_down(&mut self) {
+        self.retired.clear();
+        self.nodes.clear();
+    }
+
     /// The end of a node that was told to go.
     pub(super) fn remove(&mut self, store: &dyn Store, node: NodeId) {
         let Some(mut held) = self.nodes.remove(&node) else {

@@ -204,11 +204,23 @@ impl Handler {
     /// # Errors
     /// As [`update::update`].
     pub async fn change_plan(&self, id: &InstanceId, plan: &str) -> Result<Updated, Error> {
-        self.change_to(id, Some(plan), Map::new()).await
+        self.change_to(id, Some(plan), Map::new(), None).await
+    }
+
+    /// PATCH of an instance to another context.
+    ///
+    /// # Errors
+    /// As [`update::update`].
+    pub async fn change_context(
+        &self,
+        id: &InstanceId,
+        context: Map<String, Value>,
+    ) -> Result<Updated, Error> {
+        self.change_to(id, None, Map::new(), Some(context)).await
     }
 
     async fn change(&self, id: &InstanceId, parameters: Map<String, Value>) -> Result<Updated, Error> {
-        self.change_to(id, None, parameters).await
+        self.change_to(id, None, parameters, None).await
     }
 
     async fn change_to(
@@ -216,13 +228,14 @@ impl Handler {
         id: &InstanceId,
         plan: Option<&str>,
         parameters: Map<String, Value>,
+        context: Option<Map<String, Value>>,
     ) -> Result<Updated, Error> {
         let command = Update {
             instance: id.clone(),
             service_id: "s1".to_owned(),
             plan_id: plan.map(str::to_owned),
             parameters,
-            context: None,
+            context,
             maintenance_version: None,
             patience: Patience::Polls,
             originating_identity: None,

@@ -56,23 +56,27 @@ pub(super) fn admit(record: Option<&Record>, id: &Identity) -> Result<(), &'stat
 /// Whether a node may be removed because a caller says so; otherwise why not.
 pub(super) fn dismiss(
     record: Option<&Record>,
+    tombstone: Option<&Tombstone>,
     leader: Option<&str>,
     id: &Identity,
 ) -> Result<(), &'static str> {
-    let Some(record) =
-        record.filter(|record| record.incarnation == id.incarnation && record.state == State::Active)
-    else {
-        return Ok(());
-    };
-    let given_up = !record.bootstrapped && record.staying().next().is_none();
-    if !given_up && leader.is_some_and(|leader| leader == id.node.to_string()) {
+    let lives = |record: &&Record| record.incarnation == id.incarnation && record.state == State::Active;
+    let active = record.filter(lives);
+    let given_up = |record: &Record| !record.bootstrapped && record.staying().next().is_none();
+    let leads = leader.is_some_and(|leader| leader == id.node.to_string());
+    if leads && active.is_some_and(|record| !given_up(record)) {
         return Err("the node leads its cluster, which lives on");
     }
+    let Some(phase) = record.and_then(|record| phase_here(record, id)) else {
+        let is_gone = judge(record, tombstone, id) == Judgement::Remove;
+        return is_gone.then_some(()).ok_or("nothing names the node as gone");
+    };
+    let Some(record) = active else { return Ok(()) };
     let led = || leader.is_some_and(|leader| record.staying().any(|(node, _)| leader == node.to_string()));
-    match phase_here(record, id) {
-        Some(Phase::Assigned | Phase::Running) => Err("the record wants the node on this cell"),
-        Some(Phase::Leaving) if record.bootstrapped && !led() => Err("no node that stays leads its cluster"),
-        Some(Phase::Leaving) | None => Ok(()),
+    match phase {
+        Phase::Assigned | Phase::Running => Err("the record wants the node on this cell"),
+        Phase::Leaving if record.bootstrapped && !led() => Err("no node that stays leads its cluster"),
+        Phase::Leaving => Ok(()),
     }
 }
 

@@ -122,7 +122,10 @@ impl World {
             if leader == Some(node.to_string()) && record.as_ref().is_some_and(|record| lives(&record)) {
                 self.blame(format!("{cell} was asked to remove {node}, which leads"));
             }
-            if let Err(reason) = dismiss(record.as_ref(), leader.as_deref(), &id) {
+            let key = keyspace::tombstone(&id.instance);
+            let tombstone = now(self.store.get(&key, Read::Quorum)).unwrap();
+            let tombstone = tombstone.and_then(|entry| serde_json::from_str(&entry.value).ok());
+            if let Err(reason) = dismiss(record.as_ref(), tombstone.as_ref(), leader.as_deref(), &id) {
                 return RemoveAnswer::NotYet(format!("cell {cell} answered 409: {reason}"));
             }
         }

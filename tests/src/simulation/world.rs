@@ -260,6 +260,16 @@ impl World {
         self.note("a cell has lost its disk");
     }
 
+    /// A cell is lost for good, with all that was on it.
+    ///
+    /// # Panics
+    /// When there is no such cell.
+    pub fn burn_down(&self, cell: &str) {
+        self.set_up(cell, false);
+        let guid: CellGuid = cell.parse().unwrap();
+        self.with(|state| state.cells.get_mut(&guid).unwrap().burn_down());
+    }
+
     /// Whether a cell was away for longer than its nodes are left alone.
     pub(super) fn was_away_for_long(&self, cell: &CellGuid) -> bool {
         let now = self.clock.now();
@@ -390,6 +400,7 @@ catalog:
     name: postgresql
     description: about it
     plan_updateable: true
+    allow_context_updates: true
     plans:
     - {{id: {plan}, name: small, description: less, cluster: {{nodes: {{default: 2, max: 5}}}}}}
     - {{id: wide, name: wide, description: more, cluster: {{postgresql: {{parameters: {{max_connections: 200}}}}}}}}

@@ -83,6 +83,56 @@ fn nodes_of_a_missing_cell_are_replaced_and_removed_when_it_is_back() {
     }
 }
 
+/// An operation under way succeeds though a cell is lost for good, which is then declared destroyed.
+fn succeeds_without(world: &Arc<World>, handler: &Handler, lost: &str, nodes: usize) {
+    let ended = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(ended.state, OperationState::Succeeded, "{ended:?}");
+    let now = cells(world);
+    assert!(
+        now.len() == nodes && !now.iter().any(|cell| cell == lost),
+        "{now:?}"
+    );
+    handler.ask(handler.declare_destroyed(lost)).unwrap().unwrap();
+    settle(world);
+    audit::assert_in_order(world);
+}
+
+#[test]
+fn a_node_that_is_lost_during_an_update_is_replaced_within_it() {
+    for n in 0..2 {
+        let (world, handler) = standing(2);
+        let lost = cells(&world)[n].clone();
+        // As long as its keys last, Patroni says that the node runs.
+        world.burn_down(&lost);
+        world.pass(40);
+        handler.ask(handler.update(&id(), 3)).unwrap().unwrap();
+        succeeds_without(&world, &handler, &lost, 3);
+    }
+}
+
+#[test]
+fn a_node_that_is_lost_when_the_new_cluster_stands_is_replaced_within_the_provision() {
+    for n in 0..3 {
+        let world = World::new(Layout::default());
+        let handler = kind(&world);
+        handler.ask(handler.reconcile()).unwrap().unwrap();
+        handler.ask(handler.provision(&id(), 3)).unwrap().unwrap();
+        let runs = || {
+            let record = world.record(&id()).unwrap();
+            assert!(record.operation.is_some(), "it is over before all run");
+            record.nodes.values().all(|node| node.phase == Phase::Running)
+        };
+        while !runs() {
+            world.tick();
+            handler.ask(handler.poll(&id())).unwrap().unwrap();
+        }
+        assert!(world.record(&id()).unwrap().bootstrapped);
+        let lost = cells(&world)[n].clone();
+        world.burn_down(&lost);
+        succeeds_without(&world, &handler, &lost, 3);
+    }
+}
+
 /// Whoever replaces a node dies before, or right after, one of its writes or calls; then nobody but the schedule comes by, which
 /// looks at what is marked and for no drift. Answers whether it came so far.
 fn replaces_after_a_crash(at: usize, dies: Accident) -> bool {
@@ -200,6 +250,9 @@ fn a_deprovision_does_not_wait_for_a_cell_that_is_declared_destroyed() {
     handler.ask(handler.declare_destroyed(&gone)).unwrap().unwrap();
     settle(&world);
     assert_eq!(world.record(&id()), None);
+    let content = world.store.content();
+    let registered = |key: &&String| key.starts_with(keyspace::REGISTRAR) && key.contains(":cf-");
+    assert_eq!(content.keys().find(registered), None);
     // It comes back all the same: what counted as gone goes.
     world.set_up(&gone, true);
     settle(&world);

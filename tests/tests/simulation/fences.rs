@@ -14,7 +14,7 @@ use shared::{
 };
 use tests::simulation::{Accident, Fate, Handler, Layout, Process, World, audit, now};
 
-use crate::story::{id, kind, settle};
+use crate::story::{Story, id, kind, settle};
 
 /// A handler to which this happens at its n-th write or call.
 fn unlucky(world: &Arc<World>, at: usize, accident: Accident) -> Handler {
@@ -158,4 +158,23 @@ fn a_fence_by_a_clock_that_is_far_ahead_keeps_nobody_back() {
         .set(&keyspace::operation(&id()), &fence.to_json(), None))
     .unwrap();
     assert_free(&world);
+}
+
+#[test]
+fn a_change_of_the_context_that_comes_late_is_none_of_the_next_life() {
+    let world = Story::Deprovision.world(Layout::default());
+    let (handler, id) = (kind(&world), id());
+    let slow = unlucky(&world, 1, Accident::Freezes { seconds: None });
+    let name = ("name".to_owned(), "of the first life".into());
+    let change = slow.change_context(&id, serde_json::Map::from_iter([name]));
+    let mut change: Pin<Box<dyn Future<Output = _> + '_>> = Box::pin(change);
+    assert!(slow.run(&mut change).is_none(), "it has read the record");
+    handler.ask(handler.deprovision(&id)).unwrap().unwrap();
+    handler.ask(handler.poll_to_the_end(&id)).unwrap();
+    handler.ask(handler.provision(&id, 1)).unwrap().unwrap();
+    handler.ask(handler.poll_to_the_end(&id)).unwrap();
+    slow.process().thaw();
+    let changed = slow.run(&mut change).unwrap();
+    assert!(matches!(&changed, Err(Error::Concurrency(_))), "{changed:?}");
+    assert!(world.record(&id).unwrap().context.is_empty());
 }

@@ -1,8 +1,9 @@
 //! Instances whose every copy is lost, and an operator who has them made anew.
 
 use std::{
+    io,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{Context, Waker},
 };
 
@@ -11,7 +12,7 @@ use shared::{
     error::Error,
     keyspace,
     record::{OperationKind, OperationState, Record},
-    service::fetch_instance::fetch_instance,
+    service::{fetch_instance::fetch_instance, update::Updated},
     store::Read,
 };
 use tests::simulation::{Accident, Bug, Fate, Handler, Layout, Process, World, audit, binding, now};
@@ -102,6 +103,43 @@ fn it_comes_back_empty_at_the_same_port_with_its_logins() {
 }
 
 #[test]
+fn the_log_tells_of_it_from_its_start_to_its_end() {
+    let (world, handler) = bound(None);
+    lose(&world);
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&lines);
+    let log = tracing_subscriber::fmt()
+        .with_writer(move || Lines(Arc::clone(&writer)))
+        .finish();
+    tracing::subscriber::with_default(log, || {
+        recreate(&handler).unwrap();
+        to_the_end(&handler);
+    });
+    let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let told: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("kind=\"recreate\""))
+        .collect();
+    for (line, state) in [(told.first(), "started"), (told.last(), "succeeded")] {
+        let line = line.copied().unwrap_or_default();
+        assert!(line.contains(&format!("state=\"{state}\"")), "{text}");
+    }
+}
+
+/// Takes what is logged.
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
 fn meanwhile_it_is_busy_and_a_deprovision_takes_over() {
     let (world, handler) = bound(None);
     lose(&world);
@@ -160,6 +198,56 @@ fn after_its_deadline_the_same_command_goes_on_with_it() {
         "what was there is used"
     );
     assert_eq!(open_logins(&world), 1);
+    settle(&world);
+    audit::assert_in_order(&world);
+}
+
+/// Somebody asks for another node while all is lost: none is placed, which would wait for its data for ever and speak
+/// against making the instance anew.
+#[test]
+fn an_update_of_what_is_lost_leaves_it_to_the_operator() {
+    for destroyed in [0, 1, 2] {
+        let (world, handler) = bound(None);
+        let (nodes, old) = (record(&world).nodes, cells(&world));
+        lose(&world);
+        for cell in &old[..destroyed] {
+            world.burn_down(cell);
+        }
+        handler.ask(handler.update(&id(), 3)).unwrap().unwrap();
+        let failed = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+        assert_eq!(failed.state, OperationState::Failed, "{failed:?}");
+        assert!(record(&world).nodes.keys().eq(nodes.keys()));
+        for cell in &old[..destroyed] {
+            handler.ask(handler.declare_destroyed(cell)).unwrap().unwrap();
+        }
+        recreate(&handler).unwrap();
+        to_the_end(&handler);
+        assert_eq!((record(&world).nodes.len(), open_logins(&world)), (3, 1));
+        settle(&world);
+        audit::assert_in_order(&world);
+    }
+}
+
+/// A change of the plan has failed, and then all is lost: the change is not made good by the way.
+#[test]
+fn a_change_of_the_plan_that_has_failed_is_none_after_it() {
+    let (world, handler) = bound(None);
+    let old = cells(&world);
+    handler.ask(handler.change_plan(&id(), "wide")).unwrap().unwrap();
+    old.iter().for_each(|cell| world.burn_down(cell));
+    world.pass(1801);
+    let failed = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(failed.state, OperationState::Failed, "{failed:?}");
+    for cell in &old {
+        handler.ask(handler.declare_destroyed(cell)).unwrap().unwrap();
+    }
+    recreate(&handler).unwrap();
+    to_the_end(&handler);
+    assert_eq!(record(&world).known_plan(), "p1");
+    let again = handler.ask(handler.change_plan(&id(), "wide")).unwrap().unwrap();
+    assert!(matches!(again, Updated::Accepted { .. }), "{again:?}");
+    to_the_end(&handler);
+    assert_eq!(record(&world).known_plan(), "wide");
     settle(&world);
     audit::assert_in_order(&world);
 }

@@ -12,6 +12,7 @@ use tests::wait::eventually;
 use super::{
     super::{
         error::CellError,
+        fixture,
         stage::{Instance, LONG, PASSWORD, Stage, new_node, workers},
     },
     DEBIAN, refusal,
@@ -157,4 +158,53 @@ async fn the_heartbeat_of_a_dead_cell_elsewhere_is_outwaited() {
     assert!(stage.get(&key).await.unwrap().contains(&site.uri));
     site.stop().await;
     assert_eq!(stage.get(&key).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_nobody_can_make_sense_of_is_removed_only_if_a_document_names_its_node() {
+    let stage = Stage::set().await;
+    let settings = stage.settings(DEBIAN);
+    let (mut instance, gone) = (Instance::new("i1"), Instance::new("i2"));
+    let scoped = |instance: &Instance| format!("{{\"scope\": \"{}\"}}", instance.id);
+    // Of the last one, not even Patroni's configuration is left.
+    let nodes = [new_node(), new_node(), new_node()];
+    for (node, configuration) in nodes
+        .iter()
+        .zip([scoped(&instance), scoped(&gone), String::new()])
+    {
+        let directory = settings.data_directory.join("nodes").join(node.to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("node.json"), "garbled").unwrap();
+        std::fs::write(directory.join("patroni.yml"), configuration).unwrap();
+    }
+    let site = stage.open(settings).await;
+    let [leaves, is_gone, unknown] = nodes;
+    let kept = async |node| {
+        let unkept = stage.all(&site).await.unkept.unwrap();
+        unkept.contains(&node) && site.directory(node).exists()
+    };
+    let delete = async |node| refusal(stage.delete(&site, node).await);
+    let refused = |status: u16, word: &str| (status, word.to_owned());
+
+    for node in [leaves, is_gone] {
+        assert_eq!(delete(node).await, refused(409, "Unnamed"), "no record");
+        assert!(kept(node).await);
+    }
+    assert_eq!(delete(unknown).await, refused(500, "Failed"));
+    assert!(kept(unknown).await);
+    instance.place(leaves, &site, Phase::Running);
+    stage.write(&instance).await;
+    assert_eq!(delete(leaves).await, refused(409, "Assigned"));
+    assert!(kept(leaves).await);
+    instance.place(leaves, &site, Phase::Leaving);
+    stage.write(&instance).await;
+    let tombstone = fixture::tombstone(gone.incarnation, &[is_gone]);
+    let key = keyspace::tombstone(&gone.id);
+    stage.store.set(&key, &tombstone.to_string(), None).await.unwrap();
+    for node in [leaves, is_gone] {
+        assert_eq!(delete(node).await, refused(410, "Retired"));
+        assert!(!kept(node).await && !site.directory(node).exists());
+    }
+    assert!(kept(unknown).await);
+    site.stop().await;
 }

@@ -47,6 +47,41 @@ fn a_node_that_does_not_report_makes_a_pass_look_at_the_cells() {
 }
 
 #[test]
+fn so_it_does_during_an_operation_once_the_cluster_stands() {
+    let unlooked = |case: Case| case.with(|case| case.facts.cells = None);
+    for case in [Case::standing(2), unlooked(Case::update(2, 2))] {
+        assert!(!case.decide().has(&Effect::ListCells));
+        assert!(case.clone().silent(2).decide().has(&Effect::ListCells));
+        let looked = missing(case.silent(2), &["c2"], 0);
+        assert!(!looked.decide().has(&Effect::ListCells), "once in a pass");
+    }
+    let never_stood = Case::assigned(2).phase(2, Phase::Running);
+    assert!(!never_stood.decide().has(&Effect::ListCells));
+}
+
+#[test]
+fn a_node_that_is_lost_during_an_operation_is_replaced() {
+    for case in [Case::update(2, 2), Case::standing(2)] {
+        let case = missing(case.silent(2).after(301), &["c2"], 0);
+        let replacing = case.decide();
+        assert_eq!(new_nodes(&replacing), 1);
+        let new = replacing
+            .record
+            .nodes
+            .keys()
+            .find(|id| ![node(1), node(2)].contains(id));
+        assert!(replacing.has(&Effect::Start(*new.unwrap())));
+        assert_eq!(replacing.told().0, OperationState::InProgress);
+        let replaced = case
+            .with_node(3, &cell("c3", "z3"), Phase::Running)
+            .streams(3)
+            .next();
+        assert_eq!(replaced.record.nodes[&node(2)].phase, Phase::Leaving);
+        assert_eq!(replaced.decide().told().0, OperationState::Succeeded);
+    }
+}
+
+#[test]
 fn since_when_a_cell_is_missing_is_written_down_and_taken_back() {
     let decision = lost().decide();
     let since = |decision: &Decision| decision.record.nodes[&node(2)].missing_since;

@@ -131,6 +131,9 @@ fn the_id_of_a_new_node_is_one_that_nobody_ever_had() {
         let there = case.record.nodes.remove(&node(1)).unwrap();
         case.record.nodes.insert(next, there);
         case.record.retired.push(node(9));
+        let leads = case.cluster.members.remove(&node(1).to_string()).unwrap();
+        case.cluster.members.insert(next.to_string(), leads);
+        case.cluster.leader = Some(next.to_string());
     });
     let placed = case.decide().record.nodes;
     assert_eq!((placed.len(), &placed[&next]), (2, &case.record.nodes[&next]));

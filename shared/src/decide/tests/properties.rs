@@ -226,6 +226,18 @@ proptest! {
     }
 
     #[test]
+    fn of_a_cluster_that_has_stood_a_node_is_asked_for_only_where_it_can_copy_the_data(case in cases()) {
+        let decision = case.decide();
+        // A node that leaves is only nudged.
+        let stays = |id: &NodeId| decision.record.nodes[id].phase != Phase::Leaving;
+        let asked = decision.starts().iter().any(stays) || !new_nodes(&case, &decision).is_empty();
+        if case.record.state == State::Active && decision.record.bootstrapped && asked {
+            let leader = case.cluster.running_leader().map(|(name, _)| name.to_owned());
+            prop_assert!(case.record.nodes.keys().any(|id| Some(id.to_string()) == leader));
+        }
+    }
+
+    #[test]
     fn the_port_of_a_living_instance_is_its_port(case in cases()) {
         let decision = case.decide();
         let (before, after) = (&case.record.port, &decision.record.port);

@@ -7,7 +7,7 @@ use crate::{
     cluster::Member,
     database::NodeSettings,
     effect::Effect,
-    record::{Failover, OperationState, PlanChange},
+    record::{Failover, OperationKind, OperationState, PlanChange},
 };
 
 /// A plan with this version of its settings and so many connections.
@@ -278,6 +278,26 @@ fn a_plan_counts_when_it_is_in_force() {
     );
 }
 
+/// The change has failed, and then every copy was lost: the cluster that is made anew has the plan's settings, but the
+/// platform knows of no change.
+#[test]
+fn a_plan_does_not_count_because_of_an_operation_that_is_about_something_else() {
+    let change = PlanChange {
+        from: "p0".to_owned(),
+        failover: Failover::Promote,
+    };
+    let mut made_anew = Case::standing(2);
+    made_anew.record.operation.as_mut().unwrap().kind = OperationKind::Recreate;
+    made_anew.record.plan_change = Some(change.clone());
+    made_anew.facts.logins = Some(Ok(()));
+    let decision = made_anew.decide();
+    assert_eq!(decision.told().0, OperationState::Succeeded);
+    assert_eq!(
+        (decision.record.plan_change, decision.record.failover),
+        (Some(change), None)
+    );
+}
+
 /// A handler that stood still in a change to another plan may write that plan's settings long after it was taken back.
 #[test]
 fn settings_that_come_late_are_taken_back_and_changes_of_the_catalog_wait_for_an_update() {
@@ -293,6 +313,11 @@ fn settings_that_come_late_are_taken_back_and_changes_of_the_catalog_wait_for_an
     let other_catalog = at_rest.with(|case| case.record.settings = Some("older".to_owned()));
     let configures = |effect: &Effect| matches!(effect, Effect::Configure(_));
     assert!(!other_catalog.decide().effects.iter().any(configures));
+    let other_timing = other_catalog.with(|case| {
+        case.plan.insert("ttl".to_owned(), json!(90));
+        case.plan.insert("loop_wait".to_owned(), json!(30));
+    });
+    assert!(!other_timing.decide().effects.iter().any(configures));
     // Nor are nodes restarted when no operation is under way.
     let pending = changing(200).idle();
     assert_eq!(steps(&pending), []);

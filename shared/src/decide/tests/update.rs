@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fixture::{Case, DEADLINE, at, cell, cells, guid, member, node};
 use crate::{
-    cluster::Member,
+    cluster::{Cluster, Member},
     effect::Effect,
     record::{OperationState, Phase},
 };
@@ -49,6 +49,49 @@ fn growing_succeeds_when_all_stream() {
     let starting = case.publishes(3, member("starting", "replica"));
     let told = "master running; replicas running, starting";
     assert_eq!(starting.decide().told(), (OperationState::InProgress, told));
+}
+
+#[test]
+fn nothing_is_placed_or_started_where_nobody_leads() {
+    // One node is lost, and an update has found room for another.
+    let lost = |count: u32| {
+        let mut case = Case::update(count, count + 1).leaderless();
+        for n in 1..=count.into() {
+            case = case.silent(n);
+        }
+        case.after(100)
+    };
+    for (why, case) in [
+        ("the only one is silent", lost(1)),
+        ("all are silent", lost(2)),
+        (
+            "etcd knows nothing of it",
+            lost(1).with(|case| case.cluster = Cluster::default()),
+        ),
+        (
+            "a stranger leads",
+            lost(1).with(|case| case.cluster.leader = Some("stranger".to_owned())),
+        ),
+        (
+            "one that was placed earlier waits for its data",
+            lost(1).with_node(2, &cell("c2", "z2"), Phase::Assigned),
+        ),
+        (
+            "the leader's key has outlived it",
+            lost(1).with(|case| case.cluster.leader = Some(node(1).to_string())),
+        ),
+    ] {
+        let decision = case.decide();
+        assert_eq!(decision.record.nodes, case.record.nodes, "{why}");
+        assert_eq!(decision.starts(), [], "{why}");
+        let overdue = case.after(DEADLINE + 1).decide();
+        assert_eq!(overdue.told().0, OperationState::Failed, "{why}");
+    }
+    // It goes on when a leader is back.
+    let back = lost(1).led_by(1).decide();
+    assert_eq!((back.record.nodes.len(), back.starts().len()), (2, 1));
+    let back = lost(1).led_by(1).with_node(2, &cell("c2", "z2"), Phase::Assigned);
+    assert_eq!(back.decide().starts(), [node(2)]);
 }
 
 #[test]
