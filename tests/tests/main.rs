@@ -19,11 +19,13 @@ mod failover;
 mod fast_failover;
 mod freezes;
 mod front_door;
+mod functions;
 mod life;
 mod moves;
 mod observability;
 mod outages;
 mod plan_changes;
+mod readme;
 mod reconcile;
 mod recreate;
 mod refusals;
@@ -48,9 +50,11 @@ fn every_file_of_tests_is_part_of_a_program() {
     let files: BTreeSet<String> = files
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
-    let is_part = |file: &&String| match file.strip_suffix(".rs") {
-        Some(name) => name == "main" || program.contains(&format!("\nmod {name};\n")),
-        None => manifest.contains(&format!("\npath = \"tests/{file}/main.rs\"\n")),
+    let is_part = |file: &&String| {
+        let name = file.trim_end_matches(".rs");
+        name == "main"
+            || program.contains(&format!("\nmod {name};\n"))
+            || manifest.contains(&format!("\npath = \"tests/{name}/main.rs\"\n"))
     };
     let forgotten: Vec<_> = files.iter().filter(|file| !is_part(file)).collect();
     assert!(files.len() > 30 && forgotten.is_empty(), "{forgotten:?}");
