@@ -1,5 +1,5 @@
 # `make` lists the targets. Variables: CARGO, PREFIX and DESTDIR (for install), ARCHITECTURE (for
-# package), STATE_DIR (for functions), FUZZ_MINUTES (for fuzz).
+# package), STATE_DIR (for functions), TEST_THREADS (for test), FUZZ_MINUTES (for fuzz).
 
 ifeq ($(shell command -v cargo 2>/dev/null),)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
@@ -21,6 +21,11 @@ ARCHITECTURE ?= $(shell uname -m)
 STATE_DIR ?= $(if $(filter 0,$(shell id -u)),/var/lib/patroni-broker/up,$(HOME)/.local/state/patroni-broker)
 
 FUZZ_MINUTES ?= 10
+
+# What holds tests: the functions' programs are a few lines each and have none, and no documentation has code that runs.
+TESTS := --lib --bin local-runner --test '*'
+# Most tests wait for real servers most of the time.
+TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
 # The tests run with Debian's Patroni and with this one. Their harness knows this path.
 PATRONI_4_VERSION := 4.1.5
@@ -49,9 +54,8 @@ test: dependencies $(CFN_LINT) $(CARGO_LAMBDA) $(SCHEMATHESIS) $(PATRONI_4) ## c
 	$(CFN_LINT) template.yaml
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	$(CARGO) build --locked --workspace # the tests start these binaries
-	$(CARGO) test --locked --workspace --no-fail-fast
-	$(CARGO) test --locked -p tests --test schemathesis -- --ignored
+	$(CARGO) build --locked --workspace --bins $(TESTS) # the tests start these programs
+	$(CARGO) test --locked --workspace $(TESTS) --no-fail-fast -- --include-ignored --test-threads $(TEST_THREADS)
 
 fuzz: ## try every parser of what comes from outside for FUZZ_MINUTES (10), one after the other
 	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked -p tests --test surface -- --nocapture --test-threads 1 fuzz::
@@ -59,7 +63,7 @@ fuzz: ## try every parser of what comes from outside for FUZZ_MINUTES (10), one 
 
 faults: dependencies ## try the faults of the README's table, and print it
 	@mkdir -p $(TARGET)
-	$(CARGO) test --locked -p tests --test simulation --test crash_steps -- --nocapture while_processes_die killed_at_each_step >$(TARGET)/faults.log
+	$(CARGO) test --locked -p tests --test simulation --test integration -- --nocapture while_processes_die killed_at_each_step >$(TARGET)/faults.log
 	@echo '| fault | tried | operations finished | orphans found |'
 	@echo '|---|---|---|---|'
 	@grep '^| ' $(TARGET)/faults.log | LC_ALL=C sort

@@ -85,7 +85,7 @@ impl Stack {
             kvstore: machines.collect::<Vec<_>>().join(","),
             options,
         };
-        subdirectory(directory.path(), "logs");
+        subdirectory(directory.path(), logs::OWN);
         let mut stack = Self {
             etcd,
             more_etcd,

@@ -174,14 +174,18 @@ async fn what_a_broker_does_is_in_its_metrics_and_in_its_log() {
     assert!(growth(&start, &made, "patroni_broker_etcd_requests_total", &[]) >= 10.0);
     assert!(growth(&start, &made, "patroni_broker_etcd_received_bytes_total", &[]) >= 1000.0);
 
-    // Whoever takes a key away finds it counted when it is back.
+    // Whoever takes a key away finds it counted when it is back. Whoever ended the provision may be tidying up still, and
+    // write it again, which is no drift.
     let allocation = format!("/v2/keys/routing/allocation/{instance}");
-    assert_eq!(stack.etcd.raw("DELETE", &allocation, None).0, 200);
     eventually("a mended allocation in the metrics", OPERATION, async || {
         let mended = scrape(&osb)
             .await
             .of("patroni_broker_drift_mended_total", &[("kind", "allocation")]);
-        (mended == 1.0).then_some(())
+        if mended == 0.0 {
+            let (status, body) = stack.etcd.raw("DELETE", &allocation, None);
+            assert!(matches!(status, 200 | 404), "{status} {body}");
+        }
+        (mended > 0.0).then_some(())
     })
     .await;
     osb.unmake(instance).await;

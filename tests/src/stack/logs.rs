@@ -7,12 +7,14 @@ use std::{
 
 /// How many lines of each log are shown.
 const LINES: usize = 25;
+/// Where the broker's own processes log, below the directory of a stack.
+pub(super) const OWN: &str = "logs";
 
-/// Prints the end of every log below a directory.
+/// Prints the end of every log below a directory: first those of the broker's own processes, which say most.
 pub(super) fn print_ends(directory: &Path) {
     let mut logs = Vec::new();
     find(directory, &mut logs);
-    logs.sort();
+    logs.sort_by_key(|log| (!log.starts_with(directory.join(OWN)), log.clone()));
     for log in logs {
         let text = fs::read(&log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 use serde_json::{Value, json};
 use tests::{
     binaries::repository_file,
+    loss::lose,
     osb::{OPERATION, Osb, PLAN, SERVICE},
     processes,
     psql::Session,
@@ -228,7 +229,7 @@ async fn burn_down(scene: &mut Scene, guid: &str) -> PathBuf {
     let nodes = cell.nodes_directory();
     let data = nodes.parent().unwrap();
     processes::kill_below(data).unwrap();
-    fs::remove_dir_all(data).unwrap();
+    lose(data);
     cell.server.restart().await;
     nodes
 }
