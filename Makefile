@@ -75,6 +75,7 @@ bench: dependencies $(PATRONI_4) ## measure everything that has a budget, each a
 	$(CARGO) bench --locked -p tests --bench scale
 	$(CARGO) bench --locked -p tests --bench provision
 	$(CARGO) bench --locked -p tests --bench failover
+	$(CARGO) bench --locked -p tests --bench planned_move
 
 package: $(CARGO_LAMBDA) ## build the functions' zips and local-runner for deployment: target/package
 	@PATH="$(abspath $(dir $(CARGO_LAMBDA))):$$PATH" .ci/package $(ARCHITECTURE) $(TARGET)
