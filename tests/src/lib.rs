@@ -24,7 +24,6 @@ pub mod keys;
 pub mod load;
 mod locks;
 pub mod log_lines;
-pub mod loss;
 pub mod manual_clock;
 pub mod measure;
 pub mod memory_store;

@@ -7,12 +7,14 @@
     reason = "a test fails by panicking"
 )]
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
 
 use serde_json::Value;
 use tests::{
     binaries,
-    loss::lose,
     osb::{OPERATION, fresh_id, nodes},
     processes,
     psql::{self, Session},
@@ -54,7 +56,7 @@ fn burn_down(stack: &mut Stack, guid: &str) {
     let nodes = cell.nodes_directory();
     let data = nodes.parent().unwrap();
     processes::kill_below(data).unwrap();
-    lose(data);
+    fs::remove_dir_all(data).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

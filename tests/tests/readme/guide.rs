@@ -5,7 +5,6 @@ use std::{fs, path::PathBuf};
 use serde_json::{Value, json};
 use tests::{
     binaries::repository_file,
-    loss::lose,
     osb::{OPERATION, Osb, PLAN, SERVICE},
     processes,
     psql::Session,
@@ -229,7 +228,7 @@ async fn burn_down(scene: &mut Scene, guid: &str) -> PathBuf {
     let nodes = cell.nodes_directory();
     let data = nodes.parent().unwrap();
     processes::kill_below(data).unwrap();
-    lose(data);
+    fs::remove_dir_all(data).unwrap();
     cell.server.restart().await;
     nodes
 }
