@@ -30,7 +30,7 @@ use crate::{
     store::{Index, StoreError},
 };
 
-pub use self::removal::{remove_directories, remove_scope_directories, take_back};
+pub use self::removal::{fence, remove_directories, remove_scope_directories, take_back};
 
 /// What effects work on: an instance as it was decided on.
 #[derive(Debug, Clone, Copy)]

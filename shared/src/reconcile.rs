@@ -28,7 +28,7 @@ use crate::{
     error::Error,
     ids::{Incarnation, InstanceId},
     keyspace,
-    marker::Marker,
+    marker::{FENCE_TTL, Marker},
     ports::gone_or_other,
     record::{OperationKind, Tombstone},
     service::provision::withdraw,
@@ -176,27 +176,44 @@ async fn settle(broker: &Broker, pass: &Pass) -> Result<(), Error> {
 /// There is no record: the marker was written for a provision that never claimed the id, by a deprovision that found
 /// nothing, or a deprovision was stopped after its last deciding step.
 async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Error> {
-    let store = &*broker.store;
-    let says_nothing = match Marker::parse(&entry.value) {
-        None => true,
-        Some(marker) => marker.is_stale(broker.clock.now()) || is_over(store, id, marker.incarnation).await?,
+    let (store, key) = (&*broker.store, keyspace::operation(id));
+    let marker = Marker::parse(&entry.value).filter(|marker| !marker.is_stale(broker.clock.now()));
+    let fence = match marker {
+        None => None,
+        Some(marker) => match tombstone_of(store, id, marker.incarnation).await? {
+            // Whoever ended this life may have died before the marker became a fence, or comes too late for that now.
+            Some(tombstone) => Some(act::fence(broker, tombstone.operation.started)),
+            None => return Ok(()),
+        },
     };
-    if says_nothing {
-        tracing::info!(instance = %id, "a marker without an instance is removed");
-        act::remove_directories(store, id).await?;
-        act::remove_scope_directories(store, id).await?;
-        gone_or_other(
+    tracing::info!(instance = %id, "a marker without an instance is removed");
+    act::remove_directories(store, id).await?;
+    act::remove_scope_directories(store, id).await?;
+    let done = match fence {
+        Some(fence) => {
+            let (value, ttl) = (fence.to_json(), Some(FENCE_TTL));
             store
-                .compare_and_delete(&keyspace::operation(id), entry.index)
-                .await,
-        )?;
-    }
-    Ok(())
+                .compare_and_swap(&key, &value, entry.index, ttl)
+                .await
+                .map(drop)
+        }
+        None => store.compare_and_delete(&key, entry.index).await,
+    };
+    Ok(gone_or_other(done)?)
 }
 
 /// Whether this life of an instance is known to have ended.
 async fn is_over(store: &dyn Store, id: &InstanceId, incarnation: Incarnation) -> Result<bool, StoreError> {
+    Ok(tombstone_of(store, id, incarnation).await?.is_some())
+}
+
+/// What was left of this life of an instance, if that was the last one to end.
+async fn tombstone_of(
+    store: &dyn Store,
+    id: &InstanceId,
+    incarnation: Incarnation,
+) -> Result<Option<Tombstone>, StoreError> {
     let entry = store.get(&keyspace::tombstone(id), Read::Quorum).await?;
     let tombstone = entry.and_then(|entry| serde_json::from_str::<Tombstone>(&entry.value).ok());
-    Ok(tombstone.is_some_and(|tombstone| tombstone.incarnation == incarnation))
+    Ok(tombstone.filter(|tombstone| tombstone.incarnation == incarnation))
 }

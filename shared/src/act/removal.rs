@@ -4,6 +4,8 @@
 //! go on the index at which they were seen, and what was listed goes only if the record, read after the list, is of the
 //! same incarnation (design.md, 4, rule 2).
 
+use jiff::Timestamp;
+
 use crate::{
     advance::{Current, read_record},
     broker::Broker,
@@ -153,13 +155,19 @@ pub(super) async fn bury(broker: &Broker, scene: Scene<'_>) -> Result<Finding, E
         let asked_for = record
             .latest_operation()
             .map_or(now, |operation| operation.started);
-        let fence = Marker::fence(broker.clock.random(), broker.clock.random(), asked_for);
+        let fence = fence(broker, asked_for);
         let fenced = store
             .compare_and_swap(&key, &fence.to_json(), entry.index, Some(FENCE_TTL))
             .await;
         gone_or_other(fenced.map(drop))?;
     }
     Ok(Finding::Buried)
+}
+
+/// The fence of a deprovision that was asked for then.
+#[must_use]
+pub fn fence(broker: &Broker, asked_for: Timestamp) -> Marker {
+    Marker::fence(broker.clock.random(), broker.clock.random(), asked_for)
 }
 
 /// Removes an instance's directories as far as they are empty.

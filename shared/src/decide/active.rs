@@ -472,7 +472,7 @@ fn remedy(
         | Shortcoming::NotLoaded { .. }
         | Shortcoming::FormerRoles { .. }
         | Shortcoming::LoginsMissing { .. } => question(shortcoming, record, situation),
-        Shortcoming::FormerPasswords { node, .. } => credentials::tell(*node, situation),
+        Shortcoming::FormerPasswords { node, .. } => credentials::tell(*node, record, situation),
         Shortcoming::Settings { patch } => {
             let still_growing = missing.iter().any(|one| {
                 // A node that goes does not make the cluster grow, and its cell may be away for long.

@@ -7,7 +7,7 @@
 //! **Caveats.** Between the two, a connection that is made anew with the former password is refused: Patroni's connections
 //! stay, and a replica whose connection breaks comes back a loop after its cell was told.
 
-use super::{Situation, shortcomings::Shortcoming};
+use super::{Situation, shortcomings::Shortcoming, whereabouts};
 use crate::{
     database::Reach,
     effect::{Effect, StartAnswer},
@@ -67,9 +67,11 @@ pub(super) fn settle(record: &mut Record, missing: &[Shortcoming]) {
     }
 }
 
-/// Tells the cell of a node, once the leader's roles have the passwords.
-pub(super) fn tell(node: NodeId, situation: &Situation<'_>) -> Option<Effect> {
-    matches!(situation.facts.passwords, Some(Ok(_))).then_some(Effect::Start(node))
+/// Tells the cell of a node, once the leader's roles have the passwords. A cell that has lost its disk takes this for a request to
+/// run the node, so the data must be there to be copied.
+pub(super) fn tell(node: NodeId, record: &Record, situation: &Situation<'_>) -> Option<Effect> {
+    let have_changed = matches!(situation.facts.passwords, Some(Ok(_)));
+    (have_changed && whereabouts::is_led(record, situation)).then_some(Effect::Start(node))
 }
 
 /// The record that begins a change: passwords of the next generation, derived from this master key.

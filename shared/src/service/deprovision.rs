@@ -155,7 +155,7 @@ async fn withdraw(broker: &Broker, id: &InstanceId, began: Timestamp) -> Result<
     if marker.as_ref().is_some_and(is_later_fence) {
         return Ok(Found::Nothing);
     }
-    let fence = Marker::fence(broker.clock.random(), broker.clock.random(), began);
+    let fence = act::fence(broker, began);
     let (value, ttl) = (fence.to_json(), Some(FENCE_TTL));
     if entry.is_some() {
         // It may be of a deprovision that died at its very end, and lead reconcile to what that has left. A fence does not:

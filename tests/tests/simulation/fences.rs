@@ -178,3 +178,30 @@ fn a_change_of_the_context_that_comes_late_is_none_of_the_next_life() {
     assert!(matches!(&changed, Err(Error::Concurrency(_))), "{changed:?}");
     assert!(world.record(&id).unwrap().context.is_empty());
 }
+
+/// Whoever takes an instance away dies at any step, and the schedule carries on: a provision from before is kept back all the same.
+#[test]
+fn a_deprovision_that_others_finish_leaves_a_fence_too() {
+    let mut fences = 0;
+    for at in 1.. {
+        let world = Story::Deprovision.world(Layout::default());
+        let handler = unlucky(&world, at, Accident::DiesAfter);
+        if handler.ask(Story::Deprovision.tell(&handler)).is_some() {
+            break;
+        }
+        let others = kind(&world);
+        while world.record(&id()).is_some() {
+            others.ask(others.reconcile()).unwrap().unwrap();
+            world.tick();
+        }
+        others.ask(others.reconcile()).unwrap().unwrap();
+        let left = marker(&world).and_then(|entry| Marker::parse(&entry.value));
+        let left = left.unwrap_or_else(|| panic!("no fence after a death at {at}"));
+        assert_eq!(left.kind, OperationKind::Deprovision);
+        assert!(left.ends_what_began(world.clock.now() - SignedDuration::from_secs(60)));
+        fences += 1;
+        settle(&world);
+        audit::assert_in_order(&world);
+    }
+    assert!(fences > 5, "{fences}");
+}
