@@ -27,6 +27,9 @@ use crate::{
 /// How many instances are changed at once: each takes some seconds, most of which it waits.
 const AT_ONCE: usize = 8;
 
+/// One that is joined, one of one's own, and one that comes between.
+const CHANGES: usize = 3;
+
 /// Changes those that are named, or all that need it, and tells which bindings depend on other keys still.
 pub(crate) async fn run(rotated: &RotatedInstances) -> Result<(), AnyError> {
     let broker = setup::broker(Config::load(rotated.file.config.as_deref())?)?;
@@ -45,6 +48,23 @@ pub(crate) async fn run(rotated: &RotatedInstances) -> Result<(), AnyError> {
         );
     }
     Ok(())
+}
+
+/// Changes passwords until they are of the first master key, and of a later generation than `before`, if that is given: whoever
+/// joins a change that was begun earlier may need another one.
+async fn complete(broker: &Broker, id: &InstanceId, before: Option<u32>) -> Result<(), AnyError> {
+    for _ in 0..CHANGES {
+        let operation = rotate(broker, id).await?;
+        wait(broker, id, operation.id, |_| {}).await?;
+        let Some(Current { record, .. }) = read_record(broker, id).await? else {
+            return Err("the instance was deprovisioned meanwhile".into());
+        };
+        let is_later = before.is_none_or(|before| record.credential_generation > before);
+        if is_later && is_current(broker, &record) {
+            return Ok(());
+        }
+    }
+    Err("others change its passwords at the same time, to those of another master key".into())
 }
 
 /// The ids of all instances.
@@ -66,8 +86,8 @@ async fn change(broker: &Broker, id: &InstanceId, needed: bool) -> Result<(), An
     let is_needed =
         |Current { record, .. }: &Current| record.state == State::Active && !is_current(broker, record);
     if !needed || current.as_ref().is_some_and(is_needed) {
-        let operation = rotate(broker, id).await?;
-        wait(broker, id, operation.id, |_| {}).await?;
+        let before = current.map_or(0, |current| current.record.credential_generation);
+        complete(broker, id, (!needed).then_some(before)).await?;
         say(&format!(
             "instance {id}: nodes and broker have other passwords now"
         ));

@@ -15,7 +15,7 @@ pub(super) async fn change(broker: &Broker, scene: Scene<'_>) -> Finding {
     let record = scene.record;
     let (door, change) = match wanted(broker, scene) {
         Ok(Some(wanted)) => wanted,
-        Ok(None) => return Finding::Nothing,
+        Ok(None) => return Finding::Passwords(Err("the instance has no public port".to_owned())),
         // A fact like any other, so that the operation ends.
         Err(error) => {
             tracing::error!(instance = %record.instance_id, %error, "passwords cannot be changed");
@@ -24,7 +24,7 @@ pub(super) async fn change(broker: &Broker, scene: Scene<'_>) -> Finding {
         }
     };
     let Some(identifier) = scene.cluster.system_identifier() else {
-        return Finding::Nothing;
+        return Finding::Passwords(Err("the cluster is not initialised".to_owned()));
     };
     let changed = broker
         .databases

@@ -465,7 +465,9 @@ fn remedy(
             // An empty node may take the place of what its cell does not have any more only where it can copy the data. One
             // that is only down is started by its cell.
             let may_be_empty = !record.bootstrapped || whereabouts::is_led(record, situation);
-            (port_owned && silent && may_be_empty && (just_placed || overdue)).then_some(Effect::Start(*node))
+            (port_owned && silent && may_be_empty && (just_placed || overdue))
+                .then_some(Effect::Start(*node))
+                .filter(|_| credentials::may_be_told(*node, record, situation))
         }
         Shortcoming::NotStreaming { .. }
         | Shortcoming::PortNotReady { .. }

@@ -12,7 +12,7 @@ use crate::{
     database::Reach,
     effect::{Effect, StartAnswer},
     ids::NodeId,
-    record::Record,
+    record::{Node, Phase, Record},
 };
 
 /// Writes down which cells have taken the passwords over.
@@ -65,6 +65,15 @@ pub(super) fn settle(record: &mut Record, missing: &[Shortcoming]) {
     if !missing.iter().any(may_have_them) {
         record.former_credentials = None;
     }
+}
+
+/// Whether the cell of a node may be asked for it. With other passwords than its PostgreSQL knows, a node that runs already
+/// could neither lead nor follow.
+pub(super) fn may_be_told(node: NodeId, record: &Record, situation: &Situation<'_>) -> bool {
+    let is_new = |placed: &Node| placed.phase == Phase::Assigned;
+    record.former_credentials.is_none()
+        || record.nodes.get(&node).is_some_and(is_new)
+        || matches!(situation.facts.passwords, Some(Ok(_)))
 }
 
 /// Tells the cell of a node, once the leader's roles have the passwords. A cell that has lost its disk takes this for a request to

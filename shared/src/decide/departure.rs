@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use super::{
     Situation,
     active::wanted,
-    placement,
+    credentials, placement,
     shortcomings::{self, Shortcoming},
     whereabouts,
 };
@@ -121,7 +121,7 @@ pub(super) fn remove_leaving(record: &Record, situation: &Situation<'_>, effects
         let passed_over = member.is_none_or(|member| member.nofailover);
         if nothing_to_lose || (passed_over && others_stream && !cluster.is_led_by(*node)) {
             effects.push(Effect::Remove(*node));
-        } else if !passed_over {
+        } else if !passed_over && credentials::may_be_told(*node, record, situation) {
             // Asking again makes the cell look at the record at once, where it sees that the node leaves.
             effects.push(Effect::Start(*node));
         }

@@ -188,15 +188,15 @@ async fn claim(broker: &Broker, record: Record) -> Result<Option<Current>, Error
     match broker.store.create(&key, &record.to_json(), None).await {
         Ok(index) => Ok(Some(Current { record, index })),
         Err(StoreError::Conflict { .. }) => Ok(None),
-        Err(lost @ StoreError::Ambiguous { .. }) => match broker.store.get(&key, Read::Quorum).await? {
+        Err(lost @ StoreError::Ambiguous { .. }) => match broker.store.get(&key, Read::Quorum).await {
             // The incarnation is random: it is ours, so our write came through.
-            Some(entry) if entry.value == record.to_json() => Ok(Some(Current {
+            Ok(Some(entry)) if entry.value == record.to_json() => Ok(Some(Current {
                 record,
                 index: entry.index,
             })),
-            Some(_) => Ok(None),
-            // It may still come. The marker lets reconcile find it then.
-            None => Err(lost.into()),
+            Ok(Some(_)) => Ok(None),
+            // It may still come, or have come. The marker lets reconcile find it then.
+            Ok(None) | Err(_) => Err(lost.into()),
         },
         Err(error) => Err(error.into()),
     }

@@ -10,7 +10,7 @@ use crate::{
     error::Error,
     ids::{BindingId, InstanceId},
     keyspace,
-    record::{Operation, OperationKind, Record, State},
+    record::{Operation, OperationKind, OperationState, Record, State},
     store::{Child, Read, StoreError},
     transition,
 };
@@ -41,6 +41,8 @@ pub async fn rotate(broker: &Broker, id: &InstanceId) -> Result<Operation, Error
             ));
         }
         if let Some(operation) = under_way(&record)? {
+            // As any request does: were nobody else there, it would still end.
+            advance_from(broker, Current { record, index }).await?;
             return Ok(operation);
         }
         let (next, operation) = next(broker, record.clone()).await?;
@@ -92,7 +94,11 @@ async fn next(broker: &Broker, record: Record) -> Result<(Record, Operation), Er
     if recreation::was_given_up(&record) {
         return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
     }
-    if !record.bootstrapped {
+    let never_made = record
+        .last_operation
+        .as_ref()
+        .is_some_and(|last| last.kind == OperationKind::Provision && last.state == OperationState::Failed);
+    if never_made || !record.bootstrapped {
         return Err(Error::Unprocessable(
             "the instance was never made completely; delete it".to_owned(),
         ));

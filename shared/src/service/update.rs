@@ -164,7 +164,9 @@ async fn only_context(
         }
         // It may be the repetition of a request that has begun more than that.
         let failed = |last: &Operation| last.state == OperationState::Failed;
-        let is_unfinished = record.operation.is_some() || record.last_operation.as_ref().is_some_and(failed);
+        let is_unfinished = record.operation.is_some()
+            || record.plan_change.is_some()
+            || record.last_operation.as_ref().is_some_and(failed);
         if is_unfinished && record.context == *context {
             return Ok(false);
         }

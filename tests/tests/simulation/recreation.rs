@@ -1,9 +1,8 @@
 //! Instances whose every copy is lost, and an operator who has them made anew.
 
 use std::{
-    io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Waker},
 };
 
@@ -99,43 +98,6 @@ fn it_comes_back_empty_at_the_same_port_with_its_logins() {
         handler.ask(handler.poll_to_the_end(&id())).unwrap();
         settle(&world);
         audit::assert_in_order(&world);
-    }
-}
-
-#[test]
-fn the_log_tells_of_it_from_its_start_to_its_end() {
-    let (world, handler) = bound(None);
-    lose(&world);
-    let lines = Arc::new(Mutex::new(Vec::new()));
-    let writer = Arc::clone(&lines);
-    let log = tracing_subscriber::fmt()
-        .with_writer(move || Lines(Arc::clone(&writer)))
-        .finish();
-    tracing::subscriber::with_default(log, || {
-        recreate(&handler).unwrap();
-        to_the_end(&handler);
-    });
-    let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
-    let told: Vec<&str> = text
-        .lines()
-        .filter(|line| line.contains("kind=\"recreate\""))
-        .collect();
-    for (line, state) in [(told.first(), "started"), (told.last(), "succeeded")] {
-        let line = line.copied().unwrap_or_default();
-        assert!(line.contains(&format!("state=\"{state}\"")), "{text}");
-    }
-}
-
-/// Takes what is logged.
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

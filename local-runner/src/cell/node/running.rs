@@ -15,7 +15,7 @@ use super::{
         directory::NodeFile,
         failover,
         judgement::Judgement,
-        patroni_rest,
+        patroni_rest::{self, TakenOver},
         patroni_yaml::Configuration,
         process::{self, Process},
         registrar, socket,
@@ -31,6 +31,8 @@ const REGISTRATION: Duration = Duration::from_secs(60);
 const HEALTHY: Duration = Duration::from_secs(60);
 /// Before Patroni is asked again for something that it does within a loop.
 const SOON: Duration = Duration::from_secs(1);
+/// How many looks, [`SOON`] after each other, a Patroni is given that does not reach its PostgreSQL.
+const STUCK: u32 = 10;
 /// How often the record is read while Patroni runs.
 const CHECK: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,8 @@ pub(super) struct Running {
     since: Instant,
     /// It may not know yet what its configuration file says.
     reload_due: bool,
+    /// How many times it was found to have taken passwords over half.
+    stuck: u32,
 }
 
 /// Why a node's task looks up from waiting.
@@ -56,6 +60,7 @@ impl Running {
             process,
             since: Instant::now(),
             reload_due: true,
+            stuck: 0,
         }
     }
 }
@@ -81,6 +86,7 @@ impl Keeper {
             process,
             since: Instant::now(),
             reload_due: false,
+            stuck: 0,
         })
         .await;
     }
@@ -183,7 +189,7 @@ impl Keeper {
                         check = Instant::now() + YOUNG;
                     } else if running.reload_due {
                         check = Instant::now() + YOUNG;
-                    } else if !self.has_passwords().await {
+                    } else if !self.has_passwords(&mut running).await {
                         check = Instant::now() + SOON;
                     }
                 }
@@ -194,17 +200,29 @@ impl Keeper {
     }
 
     /// Whether Patroni has the passwords of its configuration file.
-    async fn has_passwords(&mut self) -> bool {
+    async fn has_passwords(&mut self, running: &mut Running) -> bool {
         let wanted = &self.file.parameters;
         let generation = wanted.credential_generation;
         if self.in_force < generation {
             let address = self.context.settings.advertised(self.file.ports.rest);
-            let asked = patroni_rest::takes(&self.context.http, &address, &wanted.restapi_password);
-            if unless_ordered(&self.orders, asked).await != Some(true) {
-                return false;
+            let asked = patroni_rest::taken_over(&self.context.http, &address, &wanted.restapi_password);
+            match unless_ordered(&self.orders, asked).await {
+                Some(TakenOver::Everything) => {
+                    self.in_force = generation;
+                    self.show(NodeState::Running);
+                }
+                Some(TakenOver::Api) => {
+                    running.stuck += 1;
+                    if running.stuck == STUCK {
+                        tracing::warn!(instance = %self.id.instance, node = %self.id.node, "Patroni has other passwords and does not reach its PostgreSQL; it is started again, PostgreSQL goes on");
+                        if let Err(error) = running.process.signal(Signal::KILL) {
+                            tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "Patroni could not be ended");
+                        }
+                    }
+                    return false;
+                }
+                Some(TakenOver::Nothing) | None => return false,
             }
-            self.in_force = generation;
-            self.show(NodeState::Running);
         }
         true
     }
