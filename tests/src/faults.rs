@@ -1,8 +1,9 @@
 //! The table of the README: faults tried, operations finished, orphans found.
 
 /// A row for each fault, by name.
-pub const ROWS: [&str; 19] = [
+pub const ROWS: [&str; 20] = [
     "real etcd: killed at each step of a bind",
+    "real etcd: killed at each step of a change of passwords",
     "real etcd: killed at each step of a change to a plan with larger settings",
     "real etcd: killed at each step of a change to a plan with smaller settings",
     "real etcd: killed at each step of a deprovision",
