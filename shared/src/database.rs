@@ -214,16 +214,20 @@ impl Databases for PostgresDatabases {
             Access::ReadOnly => DATABASE,
         };
         with_session(door, database, async |client| {
+            // First, because a verifier takes thousands of hashes, and PostgreSQL logs every CREATE that fails.
+            if let Some(login) = login(client, role).await? {
+                return Ok(login);
+            }
             let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
             let name = quoted(role);
-            let login = format!("CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE");
+            let create = format!("CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE");
             let sql = match access {
                 Access::ReadWrite => {
-                    format!("BEGIN; {login} {OWNER}; ALTER ROLE {name} SET role TO {OWNER}; COMMIT")
+                    format!("BEGIN; {create} {OWNER}; ALTER ROLE {name} SET role TO {OWNER}; COMMIT")
                 }
                 Access::ReadOnly => {
                     reader::prepare(client).await?;
-                    format!("BEGIN; {login} {READER}; COMMIT")
+                    format!("BEGIN; {create} {READER}; COMMIT")
                 }
             };
             match client.batch_execute(&sql).await {
@@ -233,13 +237,8 @@ impl Databases for PostgresDatabases {
                 }
                 Err(error) if exists_already(&error) => {
                     client.batch_execute("ROLLBACK").await.map_err(explain)?;
-                    let sql = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
-                    let row = client.query_one(sql, &[&role]).await.map_err(explain)?;
-                    Ok(if row.get(0) {
-                        Login::Ready
-                    } else {
-                        Login::Withdrawn
-                    })
+                    let there = login(client, role).await?;
+                    there.ok_or_else(|| DatabaseError("somebody else has removed the role".to_owned()))
                 }
                 Err(error) => Err(explain(error)),
             }
@@ -334,6 +333,16 @@ async fn connect(
         }
     }
     Err(refused)
+}
+
+/// What is there of a role.
+async fn login(client: &Client, role: &str) -> Result<Option<Login>, DatabaseError> {
+    let sql = "SELECT rolcanlogin FROM pg_roles WHERE rolname = $1";
+    let row = client.query_opt(sql, &[&role]).await.map_err(explain)?;
+    Ok(row.map(|row| match row.get(0) {
+        true => Login::Ready,
+        false => Login::Withdrawn,
+    }))
 }
 
 /// Checks that a session is one with the primary of the cluster with this system identifier.
