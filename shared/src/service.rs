@@ -1,6 +1,7 @@
 //! What the endpoints do, one file each, without a word about HTTP.
 
 pub mod bind;
+mod command;
 pub mod deprovision;
 pub mod fetch_binding;
 pub mod fetch_instance;

@@ -1,22 +1,21 @@
 //! An operator's command: gives the nodes of an instance, and the broker itself, other passwords, of the master key that is
 //! the first one.
 
-use super::{begin, mark, mark_if_late};
+use super::{
+    begin,
+    command::{begin_or_join, check_made},
+};
 use crate::{
-    advance::{Current, advance_from, read_cluster, read_record},
+    advance::read_cluster,
     binding::Binding,
     broker::Broker,
     decide::{credentials, describe, recreation},
     error::Error,
     ids::{BindingId, InstanceId},
     keyspace,
-    record::{Operation, OperationKind, OperationState, Record, State},
-    store::{Child, Read, StoreError},
-    transition,
+    record::{Operation, OperationKind, Record},
+    store::{Child, Read},
 };
-
-/// How often a lost compare-and-swap is tried again.
-const TRIES: usize = 5;
 
 /// Whether an instance's own passwords are all of the first master key.
 #[must_use]
@@ -30,63 +29,10 @@ pub fn is_current(broker: &Broker, record: &Record) -> bool {
 /// # Errors
 /// `NotFound`, `Concurrency`, `Unprocessable`, and 500 and 503 of [`Error`]; then nothing was changed.
 pub async fn rotate(broker: &Broker, id: &InstanceId) -> Result<Operation, Error> {
-    let mut meant = None;
-    for _ in 0..TRIES {
-        let Some(Current { record, index }) = read_record(broker, id).await? else {
-            return Err(Error::NotFound("there is no such instance".to_owned()));
-        };
-        if *meant.get_or_insert(record.incarnation) != record.incarnation {
-            return Err(Error::Concurrency(
-                "the instance was taken away and made again meanwhile".to_owned(),
-            ));
-        }
-        if let Some(operation) = under_way(&record)? {
-            // As any request does: were nobody else there, it would still end.
-            advance_from(broker, Current { record, index }).await?;
-            return Ok(operation);
-        }
-        let (next, operation) = next(broker, record.clone()).await?;
-        mark(broker, id, next.incarnation, &operation).await?;
-        let written = broker
-            .store
-            .compare_and_swap(&keyspace::record(id), &next.to_json(), index, None)
-            .await;
-        match written {
-            Ok(index) => {
-                transition::log(Some(&record), &next, broker.clock.now());
-                mark_if_late(broker, id, next.incarnation, &operation).await?;
-                // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
-                if let Err(error) = advance_from(broker, Current { record: next, index }).await {
-                    tracing::warn!(instance = %id, %error, "the first steps of changing passwords were not taken");
-                }
-                return Ok(operation);
-            }
-            // It moved; or our write came through, and is found as under way.
-            Err(StoreError::Conflict { .. } | StoreError::Missing { .. } | StoreError::Ambiguous { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(Error::Concurrency(
-        "other requests about this instance are under way; try again".to_owned(),
-    ))
-}
-
-/// The operation to join.
-fn under_way(record: &Record) -> Result<Option<Operation>, Error> {
-    if record.state == State::Deleting {
-        return Err(Error::Concurrency(
-            "the instance is being deprovisioned".to_owned(),
-        ));
-    }
-    match &record.operation {
-        Some(operation) if operation.kind == OperationKind::Rotate => Ok(Some(operation.clone())),
-        Some(operation) => Err(Error::Concurrency(format!(
-            "the instance is busy with its {}: {}",
-            operation.kind.as_str(),
-            operation.description
-        ))),
-        None => Ok(None),
-    }
+    begin_or_join(broker, id, OperationKind::Rotate, async |record| {
+        next(broker, record).await
+    })
+    .await
 }
 
 /// The record that begins it, and the operation in it.
@@ -94,11 +40,8 @@ async fn next(broker: &Broker, record: Record) -> Result<(Record, Operation), Er
     if recreation::was_given_up(&record) {
         return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
     }
-    let never_made = record
-        .last_operation
-        .as_ref()
-        .is_some_and(|last| last.kind == OperationKind::Provision && last.state == OperationState::Failed);
-    if never_made || !record.bootstrapped {
+    check_made(&record)?;
+    if !record.bootstrapped {
         return Err(Error::Unprocessable(
             "the instance was never made completely; delete it".to_owned(),
         ));
