@@ -19,6 +19,12 @@ use std::{
 use futures_util::future::join_all;
 use reqwest::{Client, Method, Request};
 use serde_json::json;
+use shared::{
+    etcd::Etcd,
+    ids::InstanceId,
+    keyspace,
+    store::{Read, Store},
+};
 use tests::{
     binaries,
     child::Child,
@@ -28,7 +34,8 @@ use tests::{
     stack::{Options, Stack},
     wait::eventually,
 };
-use tokio::net::TcpStream;
+use tokio::{join, net::TcpStream};
+use tokio_postgres::{Config, NoTls};
 
 const CONNECTIONS: usize = 16;
 const TURN: Duration = Duration::from_secs(1);
@@ -38,11 +45,20 @@ const BUDGET: f64 = 0.5;
 /// Something that is asked, and what it is measured against.
 struct Subject {
     name: &'static str,
-    /// What one call is: requests that are sent at once.
-    requests: Vec<Request>,
+    call: Call,
     /// The names of what it is compared with.
     floors: &'static [&'static str],
     latencies: Vec<Duration>,
+}
+
+/// What one call is.
+enum Call {
+    /// Requests that are sent at once.
+    Http(Vec<Request>),
+    /// The reads of last_operation with the broker's own client of etcd: what is left is the broker's share.
+    Store(Etcd, InstanceId),
+    /// A session with PostgreSQL through the public port.
+    Session(Config),
 }
 
 #[tokio::main]
@@ -57,7 +73,9 @@ async fn main() {
     let instance = fresh_id();
     osb.make(&instance, &nodes(2)).await;
     let binding = json!({"service_id": SERVICE, "plan_id": PLAN});
-    osb.bind_with(&instance, "b", &binding).await.expect(201);
+    let bound = osb.bind_with(&instance, "b", &binding).await;
+    let session = bound.expect(201).body["credentials"]["uri"].as_str().unwrap();
+    let session: Config = session.parse().unwrap();
     let route = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let log = stack.directory().join("logs/empty_route.log");
     let _route = Child::start(
@@ -70,12 +88,12 @@ async fn main() {
     })
     .await;
 
-    let mut subjects = subjects(&stack, &osb, &instance, route);
+    let mut subjects = subjects(&stack, &osb, &instance, route, session);
     let before = memory(stack.brokers[0].id());
     // The first round opens connections and is not counted.
     for round in 0..=rounds {
         for subject in &mut subjects {
-            let latencies = turn(&subject.requests).await;
+            let latencies = turn(&subject.call).await;
             if round > 0 {
                 subject.latencies.extend(latencies);
             }
@@ -122,7 +140,7 @@ async fn main() {
     println!("memory of the broker: {before} kB before, {after} kB after");
 }
 
-fn subjects(stack: &Stack, osb: &Osb, instance: &str, route: SocketAddr) -> Vec<Subject> {
+fn subjects(stack: &Stack, osb: &Osb, instance: &str, route: SocketAddr, session: Config) -> Vec<Subject> {
     let client = Client::new();
     let get = |url: String| client.get(url).build().unwrap();
     let key = |key: String| get(format!("{}/v2/keys{key}", stack.etcd.url()));
@@ -136,26 +154,51 @@ fn subjects(stack: &Stack, osb: &Osb, instance: &str, route: SocketAddr) -> Vec<
         .json(&json!({"service_id": SERVICE, "plan_id": PLAN}))
         .build()
         .unwrap();
-    let subject = |name, requests, floors| Subject {
+    let called = |name, call, floors| Subject {
         name,
-        requests,
+        call,
         floors,
         latencies: Vec::new(),
     };
+    let subject = |name, requests, floors| called(name, Call::Http(requests), floors);
     vec![
         subject("empty route", vec![get(format!("http://{route}/"))], &[]),
         subject("catalog", vec![ask("/v2/catalog")], &["empty route"]),
         subject("one read", vec![record()], &[]),
         subject("fetch instance", vec![ask(&at(""))], &["one read", "empty route"]),
         subject("its reads", vec![record(), cluster()], &[]),
+        called(
+            "its reads, broker's client",
+            Call::Store(stack.etcd.client(), instance.parse().unwrap()),
+            &["its reads"],
+        ),
         subject(
             "last_operation",
             vec![ask(&at("/last_operation"))],
-            &["its reads", "empty route"],
+            &["its reads", "its reads, broker's client"],
         ),
         subject("reads of bind", vec![record(), stored()], &[]),
-        subject("bind, repeated", vec![bind], &["reads of bind"]),
+        called("session of PostgreSQL", Call::Session(session), &[]),
+        // What it answers must work: it looks, every time, whether the role is still there.
+        subject(
+            "bind, repeated",
+            vec![bind],
+            &["session of PostgreSQL", "reads of bind"],
+        ),
     ]
+}
+
+impl Clone for Call {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Http(requests) => {
+                let requests = requests.iter().map(|request| request.try_clone().unwrap());
+                Self::Http(requests.collect())
+            }
+            Self::Store(etcd, id) => Self::Store(etcd.clone(), id.clone()),
+            Self::Session(config) => Self::Session(config.clone()),
+        }
+    }
 }
 
 impl Subject {
@@ -165,19 +208,22 @@ impl Subject {
 }
 
 /// Has all connections call as often as they can for a while; answers how long each call took.
-async fn turn(requests: &[Request]) -> Vec<Duration> {
+async fn turn(call: &Call) -> Vec<Duration> {
     let end = Instant::now() + TURN;
     let workers = (0..CONNECTIONS).map(|_| {
-        let requests: Vec<_> = requests
-            .iter()
-            .map(|request| request.try_clone().unwrap())
-            .collect();
+        let call = call.clone();
         tokio::spawn(async move {
             let client = Client::builder().no_proxy().build().unwrap();
             let mut latencies = Vec::new();
             while Instant::now() < end {
                 let start = Instant::now();
-                join_all(requests.iter().map(|request| answer(&client, request))).await;
+                match &call {
+                    Call::Http(requests) => {
+                        join_all(requests.iter().map(|request| answer(&client, request))).await;
+                    }
+                    Call::Store(etcd, id) => read_both(etcd, id).await,
+                    Call::Session(config) => select_one(config).await,
+                }
                 latencies.push(start.elapsed());
             }
             latencies
@@ -196,6 +242,23 @@ async fn answer(client: &Client, request: &Request) {
         answer.status()
     );
     answer.bytes().await.unwrap();
+}
+
+/// What last_operation reads.
+async fn read_both(etcd: &Etcd, id: &InstanceId) {
+    let (record, scope) = (keyspace::record(id), keyspace::scope(id));
+    let (record, cluster) = join!(etcd.get(&record, Read::Quorum), etcd.tree(&scope, Read::Quorum));
+    assert!(record.unwrap().is_some() && cluster.unwrap().is_some());
+}
+
+/// Logs in, asks something, and sees the session closed.
+async fn select_one(config: &Config) {
+    let (client, connection) = config.connect(NoTls).await.unwrap();
+    let work = async move {
+        client.batch_execute("SELECT 1").await.unwrap();
+    };
+    let ((), closed) = join!(work, connection);
+    closed.unwrap();
 }
 
 /// What a process holds in memory, in kB.
