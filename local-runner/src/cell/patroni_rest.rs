@@ -13,10 +13,10 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// tells nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TakenOver {
-    /// Not yet, as far as is known.
+    /// Not yet, as far as is known; or its PostgreSQL is not there to be asked, which copying and recovering take long for.
     Nothing,
-    /// Its API has; but it does not get in to its PostgreSQL. A Patroni whose session there has broken since the roles changed
-    /// stays like that: it asks PostgreSQL before it takes over what it would need for the answer.
+    /// Its API has; but it does not get in to its PostgreSQL, which runs. A Patroni whose session there has broken since the roles
+    /// changed stays like that: it asks PostgreSQL before it takes over what it would need for the answer.
     Api,
     /// All of it.
     Everything,
@@ -31,14 +31,92 @@ pub(super) async fn taken_over(client: &Client, address: &str, password: &str) -
     if !answer.is_ok_and(|answer| answer.status() == StatusCode::BAD_REQUEST) {
         return TakenOver::Nothing;
     }
+    match status(client, address).await {
+        // PostgreSQL itself has said this.
+        Some(status) if status["server_version"].is_number() => TakenOver::Everything,
+        // That it runs is what Patroni knows; a query has failed (Patroni's api.py, get_postgresql_status).
+        Some(status) if status["state"] == "unknown" => TakenOver::Api,
+        _ => TakenOver::Nothing,
+    }
+}
+
+/// Whether the PostgreSQL of the Patroni at `address` starts, and lets nobody in yet; also when that cannot be known.
+pub(super) async fn may_be_starting(client: &Client, address: &str) -> bool {
+    status(client, address)
+        .await
+        .is_none_or(|status| status["state"] == "starting")
+}
+
+async fn status(client: &Client, address: &str) -> Option<Value> {
     let request = client.get(format!("http://{address}/patroni")).timeout(ANSWER);
-    let status: Option<Value> = match request.send().await {
-        Ok(answer) => answer.json().await.ok(),
-        Err(_) => None,
+    request.send().await.ok()?.json().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{
+        Router,
+        http::HeaderMap,
+        routing::{get, patch},
     };
-    // PostgreSQL itself has said this.
-    match status.is_some_and(|status| status["server_version"].is_number()) {
-        true => TakenOver::Everything,
-        false => TakenOver::Api,
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A Patroni that knows the password `known` (base64 of `patroni:known` or of another), and says this of its PostgreSQL.
+    async fn patroni(says: &'static str) -> String {
+        let change = async |headers: HeaderMap| {
+            let known = headers["authorization"] == "Basic cGF0cm9uaTprbm93bg==";
+            match known {
+                true => StatusCode::BAD_REQUEST,
+                false => StatusCode::UNAUTHORIZED,
+            }
+        };
+        let status = move || async move { (StatusCode::SERVICE_UNAVAILABLE, says) };
+        let router = Router::new()
+            .route("/config", patch(change))
+            .route("/patroni", get(status));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        address
+    }
+
+    #[tokio::test]
+    async fn only_a_running_postgresql_that_refuses_patroni_counts_as_taken_over_half() {
+        let client = Client::new();
+        for (says, expected, starts) in [
+            (
+                r#"{"state":"running","server_version":150018}"#,
+                TakenOver::Everything,
+                false,
+            ),
+            (r#"{"state":"unknown","role":"replica"}"#, TakenOver::Api, false),
+            (
+                r#"{"state":"creating replica","role":"replica"}"#,
+                TakenOver::Nothing,
+                false,
+            ),
+            (
+                r#"{"state":"start failed","role":"replica"}"#,
+                TakenOver::Nothing,
+                false,
+            ),
+            (
+                r#"{"state":"starting","role":"replica"}"#,
+                TakenOver::Nothing,
+                true,
+            ),
+            ("?", TakenOver::Nothing, true),
+        ] {
+            let address = patroni(says).await;
+            assert_eq!(taken_over(&client, &address, "known").await, expected, "{says}");
+            assert_eq!(
+                taken_over(&client, &address, "other").await,
+                TakenOver::Nothing,
+                "{says}"
+            );
+            assert_eq!(may_be_starting(&client, &address).await, starts, "{says}");
+        }
     }
 }

@@ -7,7 +7,12 @@ use std::{
 };
 
 use rustix::process::Signal;
-use shared::cell_api::{NodeParameters, NodeState};
+use shared::{
+    cell_api::{NodeParameters, NodeState},
+    keyspace,
+    record::FIRST_GENERATION,
+    store::Read,
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -42,7 +47,7 @@ pub(super) struct Running {
     since: Instant,
     /// It may not know yet what its configuration file says.
     reload_due: bool,
-    /// How many times it was found to have taken passwords over half.
+    /// How many times in a row it was found to have taken passwords over half.
     stuck: u32,
 }
 
@@ -68,9 +73,10 @@ impl Running {
 impl Keeper {
     pub(super) async fn start(&mut self, nofailover: bool) {
         self.nofailover = nofailover;
-        if let Err(error) = self.prepare().await {
-            return self.fail("preparing the start of its Patroni", &error).await;
-        }
+        let postgresql_runs = match self.prepare().await {
+            Ok(runs) => runs,
+            Err(error) => return self.fail("preparing the start of its Patroni", &error).await,
+        };
         // PostgreSQL may have gone on without Patroni, and have been killed since it was looked at last.
         if self.give_up_place().await.is_none() {
             return;
@@ -79,7 +85,11 @@ impl Keeper {
             Ok(started) => started,
             Err(error) => return self.fail("starting its Patroni", &error).await,
         };
-        self.in_force = self.file.parameters.credential_generation;
+        // Whether it gets in to a PostgreSQL that has gone on is to be seen.
+        self.in_force = match postgresql_runs {
+            true => 0,
+            false => self.file.parameters.credential_generation,
+        };
         tracing::info!(instance = %self.id.instance, node = %self.id.node, pid = process.id().pid, address = self.address(), "started Patroni");
         self.child = Some(child);
         self.attend(Running {
@@ -112,13 +122,19 @@ impl Keeper {
         Ok(())
     }
 
-    /// Everything that must be in place before Patroni starts.
-    async fn prepare(&mut self) -> io::Result<()> {
+    /// Everything that must be in place before Patroni starts. Answers whether PostgreSQL runs already.
+    async fn prepare(&mut self) -> io::Result<bool> {
         self.take_over()?;
         let (home, uid) = (self.directory.home(), self.context.account.uid());
         process::clear_stragglers(&home, uid).await?;
         let address = self.context.settings.address;
-        let postgresql_runs = !process::look(&home, uid, process::working_in).await?.is_empty();
+        let mut postgresql_runs = !process::look(&home, uid, process::working_in).await?.is_empty();
+        if postgresql_runs && self.is_locked_out().await {
+            tracing::warn!(instance = %self.id.instance, node = %self.id.node, "Patroni does not get on with a PostgreSQL that may lack the passwords of its leader; it is stopped, to be started as that one's replica");
+            self.witness.settle();
+            process::clear(&home, uid).await?;
+            postgresql_runs = false;
+        }
         if !postgresql_runs && !self.file.ports.is_free(address) {
             let first = self.context.settings.first_port;
             let pair = self
@@ -133,7 +149,19 @@ impl Keeper {
         }
         socket::prepare(&self.socket_directory(), &self.context.account)?;
         let text = self.configuration();
-        self.context.directory.write_patroni_yml(self.id.node, &text)
+        self.context.directory.write_patroni_yml(self.id.node, &text)?;
+        Ok(postgresql_runs)
+    }
+
+    /// Whether Patroni has died more than once over a PostgreSQL that may lack passwords which were changed meanwhile, while
+    /// another node leads: only that leader has them, and only a PostgreSQL that is started anew is told how to follow it.
+    async fn is_locked_out(&self) -> bool {
+        if !self.has_other_passwords() || self.delay <= 2 * FIRST_DELAY {
+            return false;
+        }
+        let key = keyspace::leader(&self.id.instance);
+        let leader = self.context.store.get(&key, Read::Quorum).await;
+        matches!(leader, Ok(Some(leader)) if leader.value != self.id.node.to_string())
     }
 
     pub(super) fn socket_directory(&self) -> PathBuf {
@@ -184,7 +212,7 @@ impl Keeper {
             match self.judge().await {
                 Some(Judgement::Run { nofailover }) => {
                     self.nofailover = nofailover;
-                    if let Err(error) = self.reconfigure(&mut running) {
+                    if let Err(error) = self.reconfigure(&mut running).await {
                         tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "changing Patroni's configuration failed; it is tried again");
                         check = Instant::now() + YOUNG;
                     } else if running.reload_due {
@@ -211,7 +239,8 @@ impl Keeper {
                     self.in_force = generation;
                     self.show(NodeState::Running);
                 }
-                Some(TakenOver::Api) => {
+                // What has never changed cannot be taken over half.
+                Some(TakenOver::Api) if self.has_other_passwords() => {
                     running.stuck += 1;
                     if running.stuck == STUCK {
                         tracing::warn!(instance = %self.id.instance, node = %self.id.node, "Patroni has other passwords and does not reach its PostgreSQL; it is started again, PostgreSQL goes on");
@@ -221,14 +250,18 @@ impl Keeper {
                     }
                     return false;
                 }
-                Some(TakenOver::Nothing) | None => return false,
+                Some(TakenOver::Api | TakenOver::Nothing) => {
+                    running.stuck = 0;
+                    return false;
+                }
+                None => return false,
             }
         }
         true
     }
 
     /// Writes Patroni's configuration when it is another one now, and makes Patroni read it.
-    fn reconfigure(&mut self, running: &mut Running) -> io::Result<()> {
+    async fn reconfigure(&mut self, running: &mut Running) -> io::Result<()> {
         self.take_over()?;
         let text = self.configuration();
         if std::fs::read(self.directory.patroni_yml()).ok().as_deref() != Some(text.as_bytes()) {
@@ -236,11 +269,28 @@ impl Keeper {
             running.reload_due = true;
             tracing::info!(instance = %self.id.instance, node = %self.id.node, nofailover = self.nofailover, "changed Patroni's configuration");
         }
-        if running.reload_due && running.since.elapsed() >= YOUNG {
+        if running.reload_due && running.since.elapsed() >= YOUNG && !self.waits_for_postgresql().await {
             running.process.signal(Signal::HUP)?;
             running.reload_due = false;
         }
         Ok(())
+    }
+
+    /// Whether other passwords are due, and PostgreSQL still starts. Its roles may be as they were before it stopped: a Patroni
+    /// that took the new passwords over meanwhile could not ask it any more, and so would not tell it how to follow the leader,
+    /// from where the roles come.
+    async fn waits_for_postgresql(&self) -> bool {
+        if !self.has_other_passwords() || self.in_force >= self.file.parameters.credential_generation {
+            return false;
+        }
+        let address = self.context.settings.advertised(self.file.ports.rest);
+        let asked = patroni_rest::may_be_starting(&self.context.http, &address);
+        unless_ordered(&self.orders, asked).await.unwrap_or(true)
+    }
+
+    /// Whether the node's passwords were ever changed.
+    fn has_other_passwords(&self) -> bool {
+        self.file.parameters.credential_generation > FIRST_GENERATION
     }
 
     async fn register(&self) -> bool {
