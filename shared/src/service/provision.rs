@@ -194,7 +194,11 @@ async fn claim(broker: &Broker, record: Record) -> Result<Option<Current>, Error
                 record,
                 index: entry.index,
             })),
-            Ok(Some(_)) => Ok(None),
+            // Ours as well if only somebody has moved it on meanwhile. The same request joins it then.
+            Ok(Some(entry)) => match Record::parse(&entry.value) {
+                Ok(there) if there.incarnation != record.incarnation => Ok(None),
+                _ => Err(lost.into()),
+            },
             // It may still come, or have come. The marker lets reconcile find it then.
             Ok(None) | Err(_) => Err(lost.into()),
         },

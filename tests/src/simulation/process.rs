@@ -25,6 +25,8 @@ pub enum Accident {
     },
     /// The call is done, but its answer is lost.
     LosesAnswer,
+    /// The same, and it stands still before it knows, until [`Process::thaw`].
+    WaitsForLostAnswer,
     /// The call does not come through, but nobody says so.
     LosesCall,
     /// The call comes through so many seconds after it was given up.

@@ -226,6 +226,11 @@ impl Wire {
                 drop(call(&self.world));
                 lost()
             }
+            Some(Accident::WaitsForLostAnswer) => {
+                drop(call(&self.world));
+                self.freeze(None);
+                lost()
+            }
             Some(Accident::LosesCall) => lost(),
             Some(Accident::ComesLate { seconds }) => {
                 self.world

@@ -442,6 +442,7 @@ fn goes_wrong(deed: Deed, bug: Option<Bug>) -> bool {
     let freezes_at = [
         Accident::Freezes { seconds: None },
         Accident::FreezesAfter { seconds: None },
+        Accident::WaitsForLostAnswer,
     ];
     freezes_at
         .into_iter()
