@@ -167,7 +167,8 @@ async fn only_context(
         let is_unfinished = record.operation.is_some()
             || record.plan_change.is_some()
             || record.last_operation.as_ref().is_some_and(failed);
-        if is_unfinished && record.context == *context {
+        let goes_on = record.plan_change.is_some() && named.is_some();
+        if is_unfinished && (record.context == *context || goes_on) {
             return Ok(false);
         }
         check_idle(&record)?;
