@@ -214,6 +214,9 @@ impl Databases for PostgresDatabases {
             Access::ReadOnly => DATABASE,
         };
         with_session(door, database, async |client| {
+            if access == Access::ReadOnly {
+                reader::prepare(client).await?;
+            }
             // First, because a verifier takes thousands of hashes, and PostgreSQL logs every CREATE that fails.
             if let Some(login) = login(client, role).await? {
                 return Ok(login);
@@ -225,10 +228,7 @@ impl Databases for PostgresDatabases {
                 Access::ReadWrite => {
                     format!("BEGIN; {create} {OWNER}; ALTER ROLE {name} SET role TO {OWNER}; COMMIT")
                 }
-                Access::ReadOnly => {
-                    reader::prepare(client).await?;
-                    format!("BEGIN; {create} {READER}; COMMIT")
-                }
+                Access::ReadOnly => format!("BEGIN; {create} {READER}; COMMIT"),
             };
             match client.batch_execute(&sql).await {
                 Ok(()) => {

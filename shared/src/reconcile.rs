@@ -186,7 +186,12 @@ async fn sweep(broker: &Broker, id: &InstanceId, entry: &Entry) -> Result<(), Er
             None => return Ok(()),
         },
     };
-    tracing::info!(instance = %id, "a marker without an instance is removed");
+    let becomes = if fence.is_some() {
+        "becomes a fence"
+    } else {
+        "is removed"
+    };
+    tracing::info!(instance = %id, "a marker without an instance {becomes}");
     act::remove_directories(store, id).await?;
     act::remove_scope_directories(store, id).await?;
     let done = match fence {

@@ -56,9 +56,9 @@ enum Call {
     /// Requests that are sent at once.
     Http(Vec<Request>),
     /// The reads of last_operation with the broker's own client of etcd: what is left is the broker's share.
-    Store(Etcd, InstanceId),
+    Store(Box<Etcd>, InstanceId),
     /// A session with PostgreSQL through the public port.
-    Session(Config),
+    Session(Box<Config>),
 }
 
 #[tokio::main]
@@ -169,7 +169,7 @@ fn subjects(stack: &Stack, osb: &Osb, instance: &str, route: SocketAddr, session
         subject("its reads", vec![record(), cluster()], &[]),
         called(
             "its reads, broker's client",
-            Call::Store(stack.etcd.client(), instance.parse().unwrap()),
+            Call::Store(Box::new(stack.etcd.client()), instance.parse().unwrap()),
             &["its reads"],
         ),
         subject(
@@ -178,7 +178,7 @@ fn subjects(stack: &Stack, osb: &Osb, instance: &str, route: SocketAddr, session
             &["its reads", "its reads, broker's client"],
         ),
         subject("reads of bind", vec![record(), stored()], &[]),
-        called("session of PostgreSQL", Call::Session(session), &[]),
+        called("session of PostgreSQL", Call::Session(Box::new(session)), &[]),
         // What it answers must work: it looks, every time, whether the role is still there.
         subject(
             "bind, repeated",

@@ -1,7 +1,7 @@
 //! Other passwords for nodes and broker: who has them, and who is told next.
 //!
 //! **Guarantees.** First the roles, on the leader; then the cells, one request for each node: a replica that has lost its
-//! connection needs the new password for the next one. The former passwords are given up only when it is known, in one
+//! connection needs the new password for the next one. (A node that has not begun yet is given the new ones from the start.) The former passwords are given up only when it is known, in one
 //! pass, that every cell has taken the others over, and that every replica has received the change of the roles: no failover can
 //! bring a role back that only knows a password which nobody has any more.
 //! **Caveats.** Between the two, a connection that is made anew with the former password is refused: Patroni's connections

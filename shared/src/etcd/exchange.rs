@@ -25,7 +25,7 @@ use super::{
 
 /// A recursive read of everything may be several MB; more than this is not an answer of etcd to the broker.
 const LARGEST_ANSWER: u64 = 64 * 1024 * 1024;
-/// Idle connections kept for each machine: a handler asks up to two things at once, and connections beyond this are made
+/// Idle connections kept for each machine: handlers ask for several things at once, and connections beyond this are made
 /// anew for each request.
 const IDLE_CONNECTIONS: usize = 64;
 /// What a connection reads or sends at once; it keeps a buffer of this size for each.

@@ -18,7 +18,8 @@ const TRIES: usize = 5;
 /// Begins an operation, or joins one of the same kind; answers it. `next` makes the record in which it has begun.
 ///
 /// # Errors
-/// `NotFound`, `Concurrency`, those of `next`, and 503 of [`Error`]; then nothing was changed.
+/// `NotFound`, `Concurrency` and those of `next`; then nothing was changed. 503 of [`Error`]: it may have begun, and the same
+/// command joins it then.
 pub(super) async fn begin_or_join(
     broker: &Broker,
     id: &InstanceId,
@@ -37,7 +38,7 @@ pub(super) async fn begin_or_join(
         }
         if let Some(operation) = under_way(&record, kind)? {
             // As any request does: were nobody else there, it would still end.
-            advance_from(broker, Current { record, index }).await?;
+            move_on(broker, Current { record, index }, kind).await;
             return Ok(operation);
         }
         let (next, operation) = next(record.clone()).await?;
@@ -50,10 +51,7 @@ pub(super) async fn begin_or_join(
             Ok(index) => {
                 transition::log(Some(&record), &next, broker.clock.now());
                 mark_if_late(broker, id, next.incarnation, &operation).await?;
-                // It is accepted now; the first steps are taken by the next pass if they cannot be taken by this one.
-                if let Err(error) = advance_from(broker, Current { record: next, index }).await {
-                    tracing::warn!(instance = %id, %error, "the first steps of the {} were not taken", kind.as_str());
-                }
+                move_on(broker, Current { record: next, index }, kind).await;
                 return Ok(operation);
             }
             // It moved; or our write came through, and is found as under way.
@@ -64,6 +62,14 @@ pub(super) async fn begin_or_join(
     Err(Error::Concurrency(
         "other requests about this instance are under way; try again".to_owned(),
     ))
+}
+
+/// What was accepted goes on by the next pass if it cannot by this one.
+async fn move_on(broker: &Broker, current: Current, kind: OperationKind) {
+    let id = current.record.instance_id.clone();
+    if let Err(error) = advance_from(broker, current).await {
+        tracing::warn!(instance = %id, %error, "the {} could not be moved on", kind.as_str());
+    }
 }
 
 /// The operation to join.
