@@ -21,9 +21,18 @@ pub struct Process {
 impl Process {
     /// Kills it, as a power cut would.
     pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// Has it stand still until it is killed.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    fn signal(&self, signal: Signal) {
         if let Some(id) = Pid::from_raw(self.id) {
             // An error says that it has ended.
-            let _ = kill_process(id, Signal::KILL);
+            let _ = kill_process(id, signal);
         }
     }
 }

@@ -19,7 +19,7 @@ use shared::master_keys::Kind;
 use tests::{
     binaries,
     instance::Instance,
-    osb::{OPERATION, OTHER_PLAN, SERVICE, nodes},
+    osb::{OPERATION, OTHER_PLAN, PLAN, SERVICE, nodes},
     patroni::Patroni,
     psql::{self, Session},
     stack::{Options, Stack},
@@ -249,4 +249,49 @@ async fn a_machine_that_was_off_meanwhile_comes_back_and_takes_them_over() {
     have_changed(&instance, &old, &new).await;
     osb.unmake(&id).await;
     stack.assert_gone(&before).await;
+}
+
+/// A replica's Patroni has the new passwords, its PostgreSQL has not received them, and neither lets the other in: only
+/// a PostgreSQL that is started anew can follow the leader, from where they come.
+async fn locked_out(patroni: Patroni) {
+    let mut stack = stack(vec!["z1", "z2"], patroni).await;
+    let before = stack.keys();
+    let instance = Instance::make(&mut stack, PLAN, 2).await;
+    let id = instance.id.clone();
+    let leader = instance.stands(1, false).await;
+    let old = passwords(instance.stack, &id);
+    let record = instance.stack.record(&id).unwrap();
+    let nodes = record.nodes.keys().map(ToString::to_string);
+    let replica = nodes.into_iter().find(|node| *node != leader.name).unwrap();
+    let find = |command: &str| {
+        let processes = instance.processes_of(&replica).into_iter();
+        let mut found = processes.filter(|process| process.command.contains(command));
+        found.next().unwrap_or_else(|| panic!("no {command}"))
+    };
+    find("walreceiver").freeze();
+
+    let failed = rotate(instance.stack, &id).await;
+    let told = text(&failed.stdout);
+    assert!(told.contains("not every replica has received them"), "{failed:?}");
+    find("patroni.yml").kill();
+    eventually("former passwords are given up", OPERATION, async || {
+        let record = instance.stack.record(&id).unwrap();
+        record.former_credentials.is_none().then_some(())
+    })
+    .await;
+    assert_eq!(instance.stands(1, false).await.name, leader.name);
+    let new = passwords(instance.stack, &id);
+    have_changed(&instance, &old, &new).await;
+    instance.stack.osb().unmake(&id).await;
+    stack.assert_gone(&before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_locked_out_is_started_anew_with_patroni_3() {
+    locked_out(Patroni::Distribution).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_locked_out_is_started_anew_with_patroni_4() {
+    locked_out(Patroni::Four).await;
 }
