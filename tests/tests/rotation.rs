@@ -21,6 +21,7 @@ use tests::{
     instance::Instance,
     osb::{OPERATION, OTHER_PLAN, PLAN, SERVICE, nodes},
     patroni::Patroni,
+    processes::Process,
     psql::{self, Session},
     stack::{Options, Stack},
     wait::eventually,
@@ -169,6 +170,20 @@ async fn another_master_key(patroni: Patroni) {
     assert_eq!(instance.stack.record(&id).unwrap(), record);
     writer.goes_on(10).await;
 
+    // A Patroni that dies again and again is no reason to touch a PostgreSQL that lets it in.
+    let leader = instance.stands(1, true).await;
+    let replica = other_than(&instance, &leader.name);
+    let postmaster = process_of(&instance, &replica, "bin/postgres ").unwrap();
+    for _ in 0..3 {
+        let patroni = process_of(&instance, &replica, "patroni.yml").unwrap();
+        patroni.kill();
+        eventually("another Patroni", OPERATION, async || {
+            process_of(&instance, &replica, "patroni.yml").filter(|next| *next != patroni)
+        })
+        .await;
+    }
+    assert_eq!(process_of(&instance, &replica, "bin/postgres "), Some(postmaster));
+
     // The other node takes over, and the one that was killed follows it, with pg_rewind if need be.
     let leader = instance.stands(1, true).await;
     instance.kill(&leader.name);
@@ -251,6 +266,21 @@ async fn a_machine_that_was_off_meanwhile_comes_back_and_takes_them_over() {
     stack.assert_gone(&before).await;
 }
 
+/// The node of a cluster of two that is not this one.
+fn other_than(instance: &Instance<'_>, node: &str) -> String {
+    let record = instance.stack.record(&instance.id).unwrap();
+    let mut nodes = record.nodes.keys().map(ToString::to_string);
+    nodes.find(|other| other != node).unwrap()
+}
+
+/// One of a node's processes, by a part of its command line.
+fn process_of(instance: &Instance<'_>, node: &str, command: &str) -> Option<Process> {
+    let processes = instance.processes_of(node).into_iter();
+    processes
+        .into_iter()
+        .find(|process| process.command.contains(command))
+}
+
 /// A replica's Patroni has the new passwords, its PostgreSQL has not received them, and neither lets the other in: only
 /// a PostgreSQL that is started anew can follow the leader, from where they come.
 async fn locked_out(patroni: Patroni) {
@@ -260,20 +290,13 @@ async fn locked_out(patroni: Patroni) {
     let id = instance.id.clone();
     let leader = instance.stands(1, false).await;
     let old = passwords(instance.stack, &id);
-    let record = instance.stack.record(&id).unwrap();
-    let nodes = record.nodes.keys().map(ToString::to_string);
-    let replica = nodes.into_iter().find(|node| *node != leader.name).unwrap();
-    let find = |command: &str| {
-        let processes = instance.processes_of(&replica).into_iter();
-        let mut found = processes.filter(|process| process.command.contains(command));
-        found.next().unwrap_or_else(|| panic!("no {command}"))
-    };
-    find("walreceiver").freeze();
+    let replica = other_than(&instance, &leader.name);
+    process_of(&instance, &replica, "walreceiver").unwrap().freeze();
 
     let failed = rotate(instance.stack, &id).await;
     let told = text(&failed.stdout);
     assert!(told.contains("not every replica has received them"), "{failed:?}");
-    find("patroni.yml").kill();
+    process_of(&instance, &replica, "patroni.yml").unwrap().kill();
     eventually("former passwords are given up", OPERATION, async || {
         let record = instance.stack.record(&id).unwrap();
         record.former_credentials.is_none().then_some(())

@@ -7,6 +7,7 @@
 //! **Caveats.** While etcd cannot be read, a running Patroni goes on and a dead one stays dead.
 
 mod departure;
+mod lockout;
 mod running;
 
 use std::{io, sync::Arc, time::Duration};

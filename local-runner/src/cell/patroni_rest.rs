@@ -6,13 +6,15 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use shared::cell_api::REST_USER;
 
-/// For one answer.
-const ANSWER: Duration = Duration::from_secs(2);
+/// For one answer. Patroni asks a PostgreSQL that fails it once more, up to two seconds later.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// How far a Patroni has taken the passwords of its configuration file over: it reads that again at the end of a loop only, and
 /// tells nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TakenOver {
+    /// It has not said anything.
+    Unanswered,
     /// Not yet, as far as is known; or its PostgreSQL is not there to be asked, which copying and recovering take long for.
     Nothing,
     /// Its API has; but it does not get in to its PostgreSQL, which runs. A Patroni whose session there has broken since the roles
@@ -28,15 +30,18 @@ pub(super) async fn taken_over(client: &Client, address: &str, password: &str) -
     let request = client.patch(format!("http://{address}/config"));
     let request = request.basic_auth(REST_USER, Some(password)).timeout(ANSWER);
     let answer = request.json(&json!({})).send().await;
-    if !answer.is_ok_and(|answer| answer.status() == StatusCode::BAD_REQUEST) {
-        return TakenOver::Nothing;
+    match answer {
+        Err(_) => return TakenOver::Unanswered,
+        Ok(answer) if answer.status() != StatusCode::BAD_REQUEST => return TakenOver::Nothing,
+        Ok(_) => {}
     }
     match status(client, address).await {
+        None => TakenOver::Unanswered,
         // PostgreSQL itself has said this.
         Some(status) if status["server_version"].is_number() => TakenOver::Everything,
         // That it runs is what Patroni knows; a query has failed (Patroni's api.py, get_postgresql_status).
         Some(status) if status["state"] == "unknown" => TakenOver::Api,
-        _ => TakenOver::Nothing,
+        Some(_) => TakenOver::Nothing,
     }
 }
 
@@ -83,6 +88,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_patroni_that_is_not_there_has_said_nothing() {
+        let client = Client::new();
+        let asked = taken_over(&client, "127.0.0.1:1", "known").await;
+        assert_eq!(asked, TakenOver::Unanswered);
+        assert!(may_be_starting(&client, "127.0.0.1:1").await);
+    }
+
+    #[tokio::test]
     async fn only_a_running_postgresql_that_refuses_patroni_counts_as_taken_over_half() {
         let client = Client::new();
         for (says, expected, starts) in [
@@ -107,7 +120,7 @@ mod tests {
                 TakenOver::Nothing,
                 true,
             ),
-            ("?", TakenOver::Nothing, true),
+            ("?", TakenOver::Unanswered, true),
         ] {
             let address = patroni(says).await;
             assert_eq!(taken_over(&client, &address, "known").await, expected, "{says}");

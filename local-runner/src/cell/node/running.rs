@@ -9,9 +9,7 @@ use std::{
 use rustix::process::Signal;
 use shared::{
     cell_api::{NodeParameters, NodeState},
-    keyspace,
     record::FIRST_GENERATION,
-    store::Read,
 };
 use tokio::time::{Instant, sleep_until};
 
@@ -25,7 +23,7 @@ use super::{
         process::{self, Process},
         registrar, socket,
     },
-    FIRST_DELAY, Keeper, LAST_DELAY, RETRY, unless_ordered,
+    FIRST_DELAY, Keeper, LAST_DELAY, RETRY, lockout, unless_ordered,
 };
 
 /// Patroni dies of a SIGHUP that comes before it listens to it.
@@ -38,6 +36,9 @@ const HEALTHY: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(1);
 /// How many looks, [`SOON`] after each other, a Patroni is given that does not reach its PostgreSQL.
 const STUCK: u32 = 10;
+/// How long Patroni is not made to read its file for the sake of a PostgreSQL that starts. What else is in the file must
+/// reach it at last, and a replica that is locked out by this is found later.
+const HOLD: Duration = Duration::from_secs(60);
 /// How often the record is read while Patroni runs.
 const CHECK: Duration = Duration::from_secs(10);
 
@@ -45,8 +46,8 @@ const CHECK: Duration = Duration::from_secs(10);
 pub(super) struct Running {
     process: Process,
     since: Instant,
-    /// It may not know yet what its configuration file says.
-    reload_due: bool,
+    /// Since when it may not know what its configuration file says.
+    reload_due: Option<Instant>,
     /// How many times in a row it was found to have taken passwords over half.
     stuck: u32,
 }
@@ -64,7 +65,7 @@ impl Running {
         Self {
             process,
             since: Instant::now(),
-            reload_due: true,
+            reload_due: Some(Instant::now()),
             stuck: 0,
         }
     }
@@ -95,7 +96,7 @@ impl Keeper {
         self.attend(Running {
             process,
             since: Instant::now(),
-            reload_due: false,
+            reload_due: None,
             stuck: 0,
         })
         .await;
@@ -130,7 +131,7 @@ impl Keeper {
         let address = self.context.settings.address;
         let mut postgresql_runs = !process::look(&home, uid, process::working_in).await?.is_empty();
         if postgresql_runs && self.is_locked_out().await {
-            tracing::warn!(instance = %self.id.instance, node = %self.id.node, "Patroni does not get on with a PostgreSQL that may lack the passwords of its leader; it is stopped, to be started as that one's replica");
+            tracing::warn!(instance = %self.id.instance, node = %self.id.node, "PostgreSQL refuses the passwords that its leader has; it is stopped, to be started as that one's replica");
             self.witness.settle();
             process::clear(&home, uid).await?;
             postgresql_runs = false;
@@ -153,15 +154,12 @@ impl Keeper {
         Ok(postgresql_runs)
     }
 
-    /// Whether Patroni has died more than once over a PostgreSQL that may lack passwords which were changed meanwhile, while
-    /// another node leads: only that leader has them, and only a PostgreSQL that is started anew is told how to follow it.
+    /// Whether nothing but a start of PostgreSQL helps, as Patroni has died more than once over the one that runs.
     async fn is_locked_out(&self) -> bool {
-        if !self.has_other_passwords() || self.delay <= 2 * FIRST_DELAY {
-            return false;
-        }
-        let key = keyspace::leader(&self.id.instance);
-        let leader = self.context.store.get(&key, Read::Quorum).await;
-        matches!(leader, Ok(Some(leader)) if leader.value != self.id.node.to_string())
+        let (store, host) = (self.context.store.as_ref(), &self.context.settings.host);
+        self.has_other_passwords()
+            && self.delay > 2 * FIRST_DELAY
+            && lockout::is_locked_out(store, host, &self.file).await
     }
 
     pub(super) fn socket_directory(&self) -> PathBuf {
@@ -215,7 +213,7 @@ impl Keeper {
                     if let Err(error) = self.reconfigure(&mut running).await {
                         tracing::error!(instance = %self.id.instance, node = %self.id.node, %error, "changing Patroni's configuration failed; it is tried again");
                         check = Instant::now() + YOUNG;
-                    } else if running.reload_due {
+                    } else if running.reload_due.is_some() {
                         check = Instant::now() + YOUNG;
                     } else if !self.has_passwords(&mut running).await {
                         check = Instant::now() + SOON;
@@ -254,7 +252,7 @@ impl Keeper {
                     running.stuck = 0;
                     return false;
                 }
-                None => return false,
+                Some(TakenOver::Unanswered) | None => return false,
             }
         }
         true
@@ -266,19 +264,22 @@ impl Keeper {
         let text = self.configuration();
         if std::fs::read(self.directory.patroni_yml()).ok().as_deref() != Some(text.as_bytes()) {
             self.context.directory.write_patroni_yml(self.id.node, &text)?;
-            running.reload_due = true;
+            running.reload_due = Some(Instant::now());
             tracing::info!(instance = %self.id.instance, node = %self.id.node, nofailover = self.nofailover, "changed Patroni's configuration");
         }
-        if running.reload_due && running.since.elapsed() >= YOUNG && !self.waits_for_postgresql().await {
+        if let Some(due) = running.reload_due
+            && running.since.elapsed() >= YOUNG
+            && (due.elapsed() >= HOLD || !self.waits_for_postgresql().await)
+        {
             running.process.signal(Signal::HUP)?;
-            running.reload_due = false;
+            running.reload_due = None;
         }
         Ok(())
     }
 
-    /// Whether other passwords are due, and PostgreSQL still starts. Its roles may be as they were before it stopped: a Patroni
-    /// that took the new passwords over meanwhile could not ask it any more, and so would not tell it how to follow the leader,
-    /// from where the roles come.
+    /// Whether other passwords may be due, and PostgreSQL still starts. Its roles may be as they were before it stopped: a
+    /// Patroni that took the new passwords over meanwhile could not ask it any more once it has started, and so would not tell
+    /// it how to follow the leader, from where the roles come.
     async fn waits_for_postgresql(&self) -> bool {
         if !self.has_other_passwords() || self.in_force >= self.file.parameters.credential_generation {
             return false;
@@ -288,7 +289,7 @@ impl Keeper {
         unless_ordered(&self.orders, asked).await.unwrap_or(true)
     }
 
-    /// Whether the node's passwords were ever changed.
+    /// Whether the passwords are not the first that the instance had.
     fn has_other_passwords(&self) -> bool {
         self.file.parameters.credential_generation > FIRST_GENERATION
     }
@@ -311,7 +312,7 @@ impl Keeper {
             Some(mut child) => child.wait().await.map(|status| status.to_string()).ok(),
             None => None,
         };
-        if running.since.elapsed() >= HEALTHY {
+        if running.since.elapsed() >= HEALTHY && running.stuck < STUCK {
             self.delay = FIRST_DELAY;
         }
         let restart = Instant::now() + self.delay;

@@ -1,0 +1,100 @@
+//! A replica that is locked out: its Patroni has passwords that were changed, its PostgreSQL has not received the change, and
+//! neither lets the other in.
+//!
+//! Patroni tells a PostgreSQL how to follow its leader when it starts it, or by asking it first: only one that is started anew
+//! is told, and receives the change from that leader. **Guarantees.** A PostgreSQL is stopped for this only when it has itself
+//! refused its superuser's password, another node leads, and Patroni would start it again.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use shared::{
+    cell_api::SUPERUSER,
+    cluster::Cluster,
+    ids::NodeId,
+    keyspace,
+    store::{Read, Store},
+};
+use tokio::time::timeout;
+use tokio_postgres::{Config, NoTls, error::SqlState};
+
+use super::super::directory::NodeFile;
+
+/// For one attempt to log in.
+const LOGIN: Duration = Duration::from_secs(5);
+
+/// Whether the PostgreSQL of a node, reached at this host, is locked out.
+pub(super) async fn is_locked_out(store: &dyn Store, host: &str, file: &NodeFile) -> bool {
+    let scope = keyspace::scope(&file.parameters.patroni_scope);
+    // What cannot be read is no evidence.
+    let Ok(tree) = store.tree(&scope, Read::Quorum).await else {
+        return false;
+    };
+    let cluster = Cluster::parse(&scope, tree.as_ref());
+    may_be_stopped(&cluster, file.parameters.node_id) && refuses(host, file).await
+}
+
+/// Whether another node leads, and Patroni starts a replica that is down: it does not while it is paused.
+fn may_be_stopped(cluster: &Cluster, node: NodeId) -> bool {
+    let is_paused = cluster.config.as_ref().is_none_or(|config| {
+        let pause = config.get("pause").unwrap_or(&Value::Null);
+        !matches!(pause, Value::Null | Value::Bool(false))
+    });
+    let leader = cluster.leader.as_deref();
+    !is_paused && leader.is_some_and(|leader| leader != node.to_string())
+}
+
+/// Whether PostgreSQL is there, and says that the password is wrong.
+async fn refuses(host: &str, file: &NodeFile) -> bool {
+    let mut config = Config::new();
+    config
+        .host(host)
+        .port(file.ports.postgresql)
+        .user(SUPERUSER)
+        .password(&file.parameters.superuser_password)
+        .dbname("postgres")
+        .application_name("patroni-cell");
+    let refused = |code: &SqlState| {
+        [
+            &SqlState::INVALID_PASSWORD,
+            &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        ]
+        .contains(&code)
+    };
+    match timeout(LOGIN, config.connect(NoTls)).await {
+        Ok(Err(error)) => error.code().is_some_and(refused),
+        Ok(Ok(_)) | Err(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_a_replica_that_patroni_starts_again_is_stopped() {
+        let (own, other) = (
+            NodeId::from(uuid::Uuid::from_u128(1)),
+            NodeId::from(uuid::Uuid::from_u128(2)),
+        );
+        for (leader, config, expected) in [
+            (Some(other), Some(json!({"loop_wait": 10})), true),
+            (Some(other), Some(json!({"pause": false})), true),
+            (Some(other), Some(json!({"pause": null})), true),
+            (Some(other), Some(json!({"pause": true})), false),
+            (Some(other), Some(json!({"pause": "on"})), false),
+            (Some(other), None, false),
+            (Some(own), Some(json!({})), false),
+            (None, Some(json!({})), false),
+        ] {
+            let cluster = Cluster {
+                leader: leader.map(|leader| leader.to_string()),
+                config: config.clone(),
+                ..Cluster::default()
+            };
+            assert_eq!(may_be_stopped(&cluster, own), expected, "{leader:?} {config:?}");
+        }
+    }
+}
