@@ -214,12 +214,13 @@ impl Databases for PostgresDatabases {
             Access::ReadOnly => DATABASE,
         };
         with_session(door, database, async |client| {
-            if access == Access::ReadOnly {
+            let there = login(client, role).await?;
+            if access == Access::ReadOnly && there != Some(Login::Withdrawn) {
                 reader::prepare(client).await?;
             }
-            // First, because a verifier takes thousands of hashes, and PostgreSQL logs every CREATE that fails.
-            if let Some(login) = login(client, role).await? {
-                return Ok(login);
+            // Asked first, because a verifier takes thousands of hashes, and PostgreSQL logs every CREATE that fails.
+            if let Some(there) = there {
+                return Ok(there);
             }
             let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
             let name = quoted(role);

@@ -10,7 +10,7 @@
 
 use tokio_postgres::Client;
 
-use super::{DATABASE, DatabaseError, MAINTENANCE, OWNER, READER, create, explain};
+use super::{DATABASE, DatabaseError, MAINTENANCE, OWNER, READER, create, explain, login};
 use crate::cell_api::REWIND_USER;
 
 /// Another database that PostgreSQL lets everybody into.
@@ -21,7 +21,9 @@ const MAKERS: &str =
 
 /// Makes the reader unless it is there, and gives it what it lacks. The client is in [`DATABASE`].
 pub(super) async fn prepare(client: &Client) -> Result<(), DatabaseError> {
-    create(client, &format!("CREATE ROLE {READER} NOLOGIN")).await?;
+    if login(client, READER).await?.is_none() {
+        create(client, &format!("CREATE ROLE {READER} NOLOGIN")).await?;
+    }
     // What is made from the end of the first on is readable; the second gives what was there before.
     for statements in [rights(), rights_on_what_is_there()] {
         // One at a time: PostgreSQL fails when two sessions change the same rights at once ("tuple concurrently updated").

@@ -167,7 +167,7 @@ async fn only_context(
         let is_unfinished = record.operation.is_some()
             || record.plan_change.is_some()
             || record.last_operation.as_ref().is_some_and(failed);
-        let goes_on = record.plan_change.is_some() && named.is_some();
+        let goes_on = record.operation.is_none() && record.plan_change.is_some() && named.is_some();
         if is_unfinished && (record.context == *context || goes_on) {
             return Ok(false);
         }
