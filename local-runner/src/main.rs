@@ -34,7 +34,8 @@ use shared::{
     config::{CellConfig, Config, RouterConfig, StoreConfig},
     etcd::Etcd,
     export::Export,
-    roll, setup,
+    roll::{self, Known},
+    setup,
 };
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
@@ -149,8 +150,16 @@ async fn import(arguments: &cli::ImportArguments) -> Result<(), AnyError> {
 
 async fn declare_destroyed(cell: &cli::DestroyedCell) -> Result<(), AnyError> {
     let store = store(&cell.file)?;
-    roll::declare_destroyed(&store, &cell.guid, SystemClock.now()).await?;
-    writeln!(io::stdout().lock(), "cell {} is declared destroyed", cell.guid)?;
+    let known = roll::declare_destroyed(&store, &cell.guid, SystemClock.now()).await?;
+    let doubt = match known {
+        Known::Yes => "",
+        Known::No => ", though none was seen under this guid lately: is it the right one?",
+    };
+    writeln!(
+        io::stdout().lock(),
+        "cell {} is declared destroyed{doubt}",
+        cell.guid
+    )?;
     Ok(())
 }
 

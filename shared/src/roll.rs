@@ -241,13 +241,14 @@ pub async fn destroyed(store: &dyn Store) -> Result<BTreeMap<CellGuid, Timestamp
 ///
 /// # Errors
 /// `Unprocessable` when the cell sends heartbeats; when etcd cannot be read or written.
-pub async fn declare_destroyed(store: &dyn Store, cell: &CellGuid, now: Timestamp) -> Result<(), Error> {
+pub async fn declare_destroyed(store: &dyn Store, cell: &CellGuid, now: Timestamp) -> Result<Known, Error> {
     match declare(store, cell, now, now).await? {
         Declared::Alive => Err(Error::Unprocessable(format!(
             "cell {cell} is alive: stop it for good, and wait until its heartbeat at {} has run out",
             keyspace::cell(cell)
         ))),
-        Declared::Now | Declared::Before => Ok(()),
+        Declared::Unheard => Ok(Known::No),
+        Declared::Now | Declared::Before => Ok(Known::Yes),
     }
 }
 
@@ -262,13 +263,25 @@ pub async fn declare_again(
     since: Timestamp,
     now: Timestamp,
 ) -> Result<bool, Error> {
-    Ok(declare(store, cell, since, now).await? == Declared::Now)
+    let declared = declare(store, cell, since, now).await?;
+    Ok(matches!(declared, Declared::Now | Declared::Unheard))
+}
+
+/// Whether a cell that was declared destroyed was on the roll.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// It was.
+    Yes,
+    /// It was not: nobody has seen it lately, or its guid is mistyped.
+    No,
 }
 
 /// What became of a declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Declared {
     Now,
+    /// The same, of a cell that was not on the roll.
+    Unheard,
     Before,
     Alive,
 }
@@ -286,6 +299,7 @@ async fn declare(
             return Ok(Declared::Alive);
         }
         let mut roll = parse(entry.as_ref()).unwrap_or_else(|| Roll::empty(now));
+        let is_known = roll.cells.contains_key(cell);
         let presence = roll.cells.entry(cell.clone()).or_default();
         // The same declaration twice is one: after a lost answer it is simply made again.
         if presence.destroyed.is_some() {
@@ -296,7 +310,11 @@ async fn declare(
             presence.missed(now);
         }
         if write(store, entry.as_ref(), &roll).await? {
-            return Ok(Declared::Now);
+            return Ok(if is_known {
+                Declared::Now
+            } else {
+                Declared::Unheard
+            });
         }
     }
     Err(Error::Concurrency(

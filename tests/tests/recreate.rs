@@ -106,7 +106,8 @@ async fn an_instance_whose_every_copy_is_lost_comes_back_empty() {
     stack.server_of(&places[0]).restart().await;
     assert_refused(&stack, &id, &format!("cell {} is missing", places[1])).await;
     let declared = give(&stack, &["declare-cell-destroyed", &places[1]]).await;
-    assert!(declared.status.success(), "{declared:?}");
+    let told = format!("cell {} is declared destroyed\n", places[1]);
+    assert_eq!(text(&declared.stdout), told, "{declared:?}");
     burn_down(&mut stack, &places[1]);
 
     let made = give(&stack, &["recreate", &id]).await;

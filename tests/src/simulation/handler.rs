@@ -20,7 +20,7 @@ use shared::{
     ids::{BindingId, InstanceId},
     keyspace, reconcile,
     record::{OperationState, Request},
-    roll,
+    roll::{self, Known},
     service::{
         Patience,
         bind::{self, Bind, Bound},
@@ -383,7 +383,7 @@ impl Handler {
     ///
     /// # Panics
     /// When it is not the name of a cell.
-    pub async fn declare_destroyed(&self, cell: &str) -> Result<(), Error> {
+    pub async fn declare_destroyed(&self, cell: &str) -> Result<Known, Error> {
         let now = self.broker.clock.now();
         roll::declare_destroyed(&*self.broker.store, &cell.parse().unwrap(), now).await
     }

@@ -14,7 +14,7 @@ use shared::{
     ids::CellGuid,
     keyspace,
     record::{OperationState, Phase},
-    roll::Roll,
+    roll::{Known, Roll},
     store::Read,
 };
 use tests::simulation::{Accident, Bug, Fate, Handler, Layout, Process, World, audit, now};
@@ -247,7 +247,8 @@ fn a_deprovision_does_not_wait_for_a_cell_that_is_declared_destroyed() {
     }
     let record = world.record(&id()).unwrap();
     assert_eq!(record.nodes.len(), 1, "its cell has not confirmed");
-    handler.ask(handler.declare_destroyed(&gone)).unwrap().unwrap();
+    let known = |cell: &str| handler.ask(handler.declare_destroyed(cell)).unwrap().unwrap();
+    assert_eq!([known("mistyped"), known(&gone)], [Known::No, Known::Yes]);
     settle(&world);
     assert_eq!(world.record(&id()), None);
     let content = world.store.content();
