@@ -170,20 +170,6 @@ async fn another_master_key(patroni: Patroni) {
     assert_eq!(instance.stack.record(&id).unwrap(), record);
     writer.goes_on(10).await;
 
-    // A Patroni that dies again and again is no reason to touch a PostgreSQL that lets it in.
-    let leader = instance.stands(1, true).await;
-    let replica = other_than(&instance, &leader.name);
-    let postmaster = process_of(&instance, &replica, "bin/postgres ").unwrap();
-    for _ in 0..3 {
-        let patroni = process_of(&instance, &replica, "patroni.yml").unwrap();
-        patroni.kill();
-        eventually("another Patroni", OPERATION, async || {
-            process_of(&instance, &replica, "patroni.yml").filter(|next| *next != patroni)
-        })
-        .await;
-    }
-    assert_eq!(process_of(&instance, &replica, "bin/postgres "), Some(postmaster));
-
     // The other node takes over, and the one that was killed follows it, with pg_rewind if need be.
     let leader = instance.stands(1, true).await;
     instance.kill(&leader.name);
@@ -208,6 +194,19 @@ async fn another_master_key(patroni: Patroni) {
     psql::assert_refused(&instance.credentials).await;
     let done = rotate(instance.stack, "--all").await;
     assert_eq!(text(&done.stdout), "", "{done:?}");
+    // A Patroni that dies again and again is no reason to touch a PostgreSQL that lets it in.
+    let leader = instance.stands(1, true).await;
+    let replica = other_than(&instance, &leader.name);
+    let postmaster = process_of(&instance, &replica, "bin/postgres ").unwrap();
+    for _ in 0..3 {
+        let patroni = process_of(&instance, &replica, "patroni.yml").unwrap();
+        patroni.kill();
+        eventually("another Patroni", OPERATION, async || {
+            process_of(&instance, &replica, "patroni.yml").filter(|next| *next != patroni)
+        })
+        .await;
+    }
+    assert_eq!(process_of(&instance, &replica, "bin/postgres "), Some(postmaster));
     let mut third = nodes(3);
     third["plan_id"] = json!(OTHER_PLAN);
     osb.update(&id, &third).await.expect(202);
