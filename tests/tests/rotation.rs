@@ -182,6 +182,19 @@ async fn another_master_key(patroni: Patroni) {
         .collect();
     assert_eq!(left, Vec::<String>::new(), "former passwords");
 
+    // A Patroni that dies again and again is no reason to touch a PostgreSQL that lets it in.
+    let replica = other_than(&instance, &next.name);
+    let postmaster = process_of(&instance, &replica, "bin/postgres ").unwrap();
+    for _ in 0..3 {
+        let patroni = process_of(&instance, &replica, "patroni.yml").unwrap();
+        patroni.kill();
+        eventually("another Patroni", OPERATION, async || {
+            process_of(&instance, &replica, "patroni.yml").filter(|next| *next != patroni)
+        })
+        .await;
+    }
+    assert_eq!(process_of(&instance, &replica, "bin/postgres "), Some(postmaster));
+
     // The other binding replaces the one that depends on the former key, which then can go.
     let osb = instance.stack.osb();
     let body = json!({"service_id": SERVICE, "plan_id": OTHER_PLAN});
@@ -194,19 +207,6 @@ async fn another_master_key(patroni: Patroni) {
     psql::assert_refused(&instance.credentials).await;
     let done = rotate(instance.stack, "--all").await;
     assert_eq!(text(&done.stdout), "", "{done:?}");
-    // A Patroni that dies again and again is no reason to touch a PostgreSQL that lets it in.
-    let leader = instance.stands(1, true).await;
-    let replica = other_than(&instance, &leader.name);
-    let postmaster = process_of(&instance, &replica, "bin/postgres ").unwrap();
-    for _ in 0..3 {
-        let patroni = process_of(&instance, &replica, "patroni.yml").unwrap();
-        patroni.kill();
-        eventually("another Patroni", OPERATION, async || {
-            process_of(&instance, &replica, "patroni.yml").filter(|next| *next != patroni)
-        })
-        .await;
-    }
-    assert_eq!(process_of(&instance, &replica, "bin/postgres "), Some(postmaster));
     let mut third = nodes(3);
     third["plan_id"] = json!(OTHER_PLAN);
     osb.update(&id, &third).await.expect(202);
