@@ -24,8 +24,8 @@ use crate::{
 /// Begins to make an instance anew, or joins whoever does; answers the operation, which anybody carries on as any other.
 ///
 /// # Errors
-/// `NotFound`, `Concurrency`, `Unprocessable` with everything that speaks against it, and 503 of [`Error`]; then nothing was
-/// changed.
+/// `NotFound`, `Concurrency`, `Unprocessable` with everything that speaks against it; then nothing was changed. 503 of
+/// [`Error`]: it may have begun.
 pub async fn recreate(broker: &Broker, id: &InstanceId) -> Result<Operation, Error> {
     begin_or_join(broker, id, OperationKind::Recreate, async |record| {
         next(broker, record).await

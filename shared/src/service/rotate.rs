@@ -27,7 +27,7 @@ pub fn is_current(broker: &Broker, record: &Record) -> bool {
 /// any other. A change that was given up is gone on with; no other one begins before it is complete.
 ///
 /// # Errors
-/// `NotFound`, `Concurrency`, `Unprocessable`, and 500 and 503 of [`Error`]; then nothing was changed.
+/// `NotFound`, `Concurrency`, `Unprocessable`, and 500 of [`Error`]; then nothing was changed. 503: it may have begun.
 pub async fn rotate(broker: &Broker, id: &InstanceId) -> Result<Operation, Error> {
     begin_or_join(broker, id, OperationKind::Rotate, async |record| {
         next(broker, record).await
