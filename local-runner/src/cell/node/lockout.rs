@@ -5,7 +5,7 @@
 //! is told, and receives the change from that leader. **Guarantees.** A PostgreSQL is stopped for this only when it has itself
 //! refused its superuser's password, another node leads, and Patroni would start it again.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use serde_json::Value;
 use shared::{
@@ -23,15 +23,15 @@ use super::super::directory::NodeFile;
 /// For one attempt to log in.
 const LOGIN: Duration = Duration::from_secs(5);
 
-/// Whether the PostgreSQL of a node, reached at this host, is locked out.
-pub(super) async fn is_locked_out(store: &dyn Store, host: &str, file: &NodeFile) -> bool {
+/// Whether the PostgreSQL of a node, which listens on this address of the machine, is locked out.
+pub(super) async fn is_locked_out(store: &dyn Store, address: IpAddr, file: &NodeFile) -> bool {
     let scope = keyspace::scope(&file.parameters.patroni_scope);
     // What cannot be read is no evidence.
     let Ok(tree) = store.tree(&scope, Read::Quorum).await else {
         return false;
     };
     let cluster = Cluster::parse(&scope, tree.as_ref());
-    may_be_stopped(&cluster, file.parameters.node_id) && refuses(host, file).await
+    may_be_stopped(&cluster, file.parameters.node_id) && refuses(address, file).await
 }
 
 /// Whether another node leads, and Patroni starts a replica that is down: it does not while it is paused.
@@ -45,24 +45,19 @@ fn may_be_stopped(cluster: &Cluster, node: NodeId) -> bool {
 }
 
 /// Whether PostgreSQL is there, and says that the password is wrong.
-async fn refuses(host: &str, file: &NodeFile) -> bool {
+async fn refuses(address: IpAddr, file: &NodeFile) -> bool {
     let mut config = Config::new();
+    // Not by the name that others know: that may lead elsewhere. One that is unspecified leads to this machine.
     config
-        .host(host)
+        .hostaddr(address)
         .port(file.ports.postgresql)
         .user(SUPERUSER)
         .password(&file.parameters.superuser_password)
         .dbname("postgres")
         .application_name("patroni-cell");
-    let refused = |code: &SqlState| {
-        [
-            &SqlState::INVALID_PASSWORD,
-            &SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-        ]
-        .contains(&code)
-    };
     match timeout(LOGIN, config.connect(NoTls)).await {
-        Ok(Err(error)) => error.code().is_some_and(refused),
+        // Nothing else: another start does not help against what pg_hba.conf refuses.
+        Ok(Err(error)) => error.code() == Some(&SqlState::INVALID_PASSWORD),
         Ok(Ok(_)) | Err(_) => false,
     }
 }

@@ -156,10 +156,10 @@ impl Keeper {
 
     /// Whether nothing but a start of PostgreSQL helps, as Patroni has died more than once over the one that runs.
     async fn is_locked_out(&self) -> bool {
-        let (store, host) = (self.context.store.as_ref(), &self.context.settings.host);
+        let (store, address) = (self.context.store.as_ref(), self.context.settings.address);
         self.has_other_passwords()
             && self.delay > 2 * FIRST_DELAY
-            && lockout::is_locked_out(store, host, &self.file).await
+            && lockout::is_locked_out(store, address, &self.file).await
     }
 
     pub(super) fn socket_directory(&self) -> PathBuf {
