@@ -57,9 +57,9 @@ test: dependencies $(CFN_LINT) $(CARGO_LAMBDA) $(SCHEMATHESIS) $(PATRONI_4) ## c
 	$(CARGO) build --locked --workspace --bins $(TESTS) # the tests start these programs
 	$(CARGO) test --locked --workspace $(TESTS) --no-fail-fast -- --include-ignored --test-threads $(TEST_THREADS)
 
-fuzz: ## try every parser of what comes from outside for FUZZ_MINUTES (10), one after the other
-	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked -p tests --test surface -- --nocapture --test-threads 1 fuzz::
-	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked -p local-runner -- --nocapture --test-threads 1 fuzz::
+fuzz: ## try every parser of what comes from outside for FUZZ_MINUTES (10), one for each processor at a time
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked --profile fuzz -p tests --test surface -- --nocapture --test-threads $(shell nproc) fuzz::
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(CARGO) test --locked --profile fuzz -p local-runner -- --nocapture --test-threads $(shell nproc) fuzz::
 
 faults: dependencies ## try the faults of the README's table, and print it
 	@mkdir -p $(TARGET)
