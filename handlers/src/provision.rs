@@ -9,11 +9,7 @@ use shared::{
     service::provision::{Provision, Provisioned, provision},
 };
 
-use crate::{
-    app::App,
-    request::{self, MaintenanceInfo},
-    response::Success,
-};
+use crate::{app::App, request, response::Success};
 
 #[derive(Deserialize)]
 struct Body {
@@ -23,7 +19,7 @@ struct Body {
     space_guid: Option<String>,
     context: Option<Map<String, Value>>,
     parameters: Option<Map<String, Value>>,
-    maintenance_info: Option<MaintenanceInfo>,
+    maintenance_info: Option<Map<String, Value>>,
     /// The original took it here as well as in the query.
     accepts_incomplete: Option<bool>,
 }
@@ -50,7 +46,7 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
         instance,
         request: wanted,
         context: request::object(body.context),
-        maintenance_version: body.maintenance_info.and_then(|info| info.version),
+        maintenance_version: request::maintenance_version(body.maintenance_info)?,
         patience: request::patience(app, request, body.accepts_incomplete),
         originating_identity: request::originating_identity(request),
     };

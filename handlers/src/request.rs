@@ -7,7 +7,7 @@ use lambda_http::{
     http::{HeaderMap, header},
 };
 use percent_encoding::percent_decode_str;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use shared::{
     error::Error,
@@ -19,13 +19,6 @@ use crate::app::App;
 
 /// The header in which a platform says who is asking.
 pub(crate) const ORIGINATING_IDENTITY: &str = "X-Broker-API-Originating-Identity";
-
-/// `maintenance_info` of a request: only its version counts.
-#[derive(Debug, Deserialize)]
-pub struct MaintenanceInfo {
-    /// The version that the client knows.
-    pub version: Option<String>,
-}
 
 /// The instance that the path names.
 ///
@@ -112,14 +105,16 @@ pub fn body<T: DeserializeOwned>(app: &App, request: &Request) -> Result<T, Erro
             ));
         }
     }
-    serde_json::from_slice(request.body()).map_err(|error| {
-        let what = if error.is_data() {
-            "does not fit"
-        } else {
-            "is not valid JSON"
-        };
-        Error::BadRequest(format!("the request body {what}: {error}"))
-    })
+    let bytes: &[u8] = request.body();
+    // A struct can be read from a list as well, field by field.
+    let is_object = bytes.trim_ascii_start().starts_with(b"{");
+    let problem = match serde_json::from_slice(bytes) {
+        Ok(body) if is_object => return Ok(body),
+        Err(error) if !error.is_data() => format!("is not valid JSON: {error}"),
+        Err(error) if is_object => format!("does not fit: {error}"),
+        Ok(_) | Err(_) => "must be a JSON object".to_owned(),
+    };
+    Err(Error::BadRequest(format!("the request body {problem}")))
 }
 
 /// A text that the request must have; an empty one counts as missing.
@@ -130,6 +125,20 @@ pub fn required(name: &str, value: Option<String>) -> Result<String, Error> {
     value
         .filter(|text| !text.is_empty())
         .ok_or_else(|| Error::BadRequest(format!("{name} is missing")))
+}
+
+/// The version of `maintenance_info` that the client knows; nothing else of it counts.
+///
+/// # Errors
+/// `BadRequest` when it is no text.
+pub fn maintenance_version(info: Option<Map<String, Value>>) -> Result<Option<String>, Error> {
+    match info.unwrap_or_default().remove("version") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(version)) => Ok(Some(version)),
+        Some(_) => Err(Error::BadRequest(
+            "maintenance_info.version must be a text".to_owned(),
+        )),
+    }
 }
 
 /// An object that may be left out or be null.

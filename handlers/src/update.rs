@@ -8,11 +8,7 @@ use shared::{
     service::update::{Update, Updated, update},
 };
 
-use crate::{
-    app::App,
-    request::{self, MaintenanceInfo},
-    response::Success,
-};
+use crate::{app::App, request, response::Success};
 
 #[derive(Deserialize)]
 struct Body {
@@ -20,7 +16,7 @@ struct Body {
     plan_id: Option<String>,
     parameters: Option<Map<String, Value>>,
     context: Option<Map<String, Value>>,
-    maintenance_info: Option<MaintenanceInfo>,
+    maintenance_info: Option<Map<String, Value>>,
     /// The original took it here as well as in the query.
     accepts_incomplete: Option<bool>,
 }
@@ -38,7 +34,7 @@ pub async fn handle(app: &App, request: &Request) -> Result<Success, Error> {
         plan_id: body.plan_id.filter(|plan| !plan.is_empty()),
         parameters: request::object(body.parameters),
         context: body.context,
-        maintenance_version: body.maintenance_info.and_then(|info| info.version),
+        maintenance_version: request::maintenance_version(body.maintenance_info)?,
         patience: request::patience(app, request, body.accepts_incomplete),
         originating_identity: request::originating_identity(request),
     };

@@ -62,7 +62,7 @@ pub enum Error {
     #[error("{0}")]
     Unprocessable(String),
     /// Not enough cells for the nodes asked for.
-    #[error("{0}")]
+    #[error(transparent)]
     Shortage(#[from] Shortage),
     /// No cell took a node.
     #[error("no cell could take the instance: {0}")]

@@ -35,7 +35,7 @@ impl Wishes {
         match &self.cells {
             Some(cells) if cells.len() < usize::try_from(count).unwrap_or(usize::MAX) => {
                 Err(Error::Unprocessable(format!(
-                    "{count} nodes need {count} {CELLS}, and {} are given",
+                    "{count} nodes need {count} cells, and `{CELLS}` names {}",
                     cells.len()
                 )))
             }

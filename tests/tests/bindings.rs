@@ -317,7 +317,7 @@ async fn read_only_is_a_part_of_the_binding() {
     for other in [json!({}), json!({"read_only": false})] {
         let answer = osb.bind_with(instance, "r1", &with(&other)).await;
         assert!(
-            answer.expect(409).description().contains("another parameters"),
+            answer.expect(409).description().contains("differs in parameters"),
             "{}",
             answer.text
         );

@@ -133,14 +133,17 @@ async fn bodies(stack: &Stack, osb: &Osb) {
     for text in ["", "{", "{\"service_id\": }", "nonsense", "{} {}", "\u{feff}{}"] {
         refused(stack, raw(text), 400, "not valid JSON").await;
     }
+    // Values for all fields of a provision, in their order.
     for text in [
         "[]",
         "7",
         "\"text\"",
         "null",
-        r#"{"service_id": 7}"#,
-        r#"{"parameters": "text"}"#,
+        r#"["s","p","o","s",{},{},{},true]"#,
     ] {
+        refused(stack, raw(text), 400, "must be a JSON object").await;
+    }
+    for text in [r#"{"service_id": 7}"#, r#"{"parameters": "text"}"#] {
         refused(stack, raw(text), 400, "does not fit").await;
     }
     let form = osb.request(Method::PUT, path).body(nodes(2).to_string());

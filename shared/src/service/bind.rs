@@ -86,7 +86,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
             .differences(&command.wanted.like(&binding.request));
         if !differences.is_empty() {
             return Err(Error::Conflict(format!(
-                "a binding with this id exists with another {}",
+                "a binding with this id exists, and differs in {}",
                 differences.join(", ")
             )));
         }

@@ -232,7 +232,7 @@ async fn join(broker: &Broker, command: &Provision, current: Current) -> Result<
     let known = record.known_request();
     if known != command.request {
         return Err(Error::Conflict(format!(
-            "an instance with this id exists with another {}",
+            "an instance with this id exists, and differs in {}",
             known.differences(&command.request).join(", ")
         )));
     }
