@@ -43,9 +43,10 @@ pub(crate) async fn run(rotated: &RotatedInstances) -> Result<(), AnyError> {
     let failed = changed.iter().filter(|changed| !**changed).count();
     if failed > 0 {
         let all = instances.len();
-        return Err(
-            format!("{failed} of {all} instances were not changed; give the command again for them").into(),
-        );
+        return Err(format!(
+            "{failed} of {all} instances were not changed, for the reasons above; the command can be repeated"
+        )
+        .into());
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// It is not an export.
-    #[error("this is not an export: {0}")]
+    #[error("this is not an export")]
     Unreadable(#[from] serde_json::Error),
     /// A newer program has made it.
     #[error("this export has schema {0}, newer than the {SCHEMA} that this program knows")]
