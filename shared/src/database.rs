@@ -219,30 +219,15 @@ impl Databases for PostgresDatabases {
                 reader::prepare(client).await?;
             }
             // Asked first, because a verifier takes thousands of hashes, and PostgreSQL logs every CREATE that fails.
-            if let Some(there) = there {
-                return Ok(there);
-            }
-            let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
-            let name = quoted(role);
-            let create = format!("CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE");
-            let sql = match access {
-                Access::ReadWrite => {
-                    format!("BEGIN; {create} {OWNER}; ALTER ROLE {name} SET role TO {OWNER}; COMMIT")
-                }
-                Access::ReadOnly => format!("BEGIN; {create} {READER}; COMMIT"),
+            let now = match there {
+                Some(there) => there,
+                None => create_role(client, role, password, access).await?,
             };
-            match client.batch_execute(&sql).await {
-                Ok(()) => {
-                    reach_replicas(client).await?;
-                    Ok(Login::Ready)
-                }
-                Err(error) if exists_already(&error) => {
-                    client.batch_execute("ROLLBACK").await.map_err(explain)?;
-                    let there = login(client, role).await?;
-                    there.ok_or_else(|| DatabaseError("somebody else has removed the role".to_owned()))
-                }
-                Err(error) => Err(explain(error)),
+            // Also for one that was there: whoever has made it may have died before replicas had it.
+            if now == Login::Ready {
+                reach_replicas(client).await?;
             }
+            Ok(now)
         })
         .await
     }
@@ -334,6 +319,33 @@ async fn connect(
         }
     }
     Err(refused)
+}
+
+/// Makes a role that can log in, unless somebody else is quicker.
+async fn create_role(
+    client: &Client,
+    role: &str,
+    password: &SecretString,
+    access: Access,
+) -> Result<Login, DatabaseError> {
+    let verifier = postgres_protocol::password::scram_sha_256(password.expose_secret().as_bytes());
+    let name = quoted(role);
+    let create = format!("CREATE ROLE {name} LOGIN PASSWORD '{verifier}' IN ROLE");
+    let sql = match access {
+        Access::ReadWrite => {
+            format!("BEGIN; {create} {OWNER}; ALTER ROLE {name} SET role TO {OWNER}; COMMIT")
+        }
+        Access::ReadOnly => format!("BEGIN; {create} {READER}; COMMIT"),
+    };
+    match client.batch_execute(&sql).await {
+        Ok(()) => Ok(Login::Ready),
+        Err(error) if exists_already(&error) => {
+            client.batch_execute("ROLLBACK").await.map_err(explain)?;
+            let there = login(client, role).await?;
+            there.ok_or_else(|| DatabaseError("somebody else has removed the role".to_owned()))
+        }
+        Err(error) => Err(explain(error)),
+    }
 }
 
 /// What is there of a role.
