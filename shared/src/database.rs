@@ -3,7 +3,8 @@
 //! **Guarantees.** A password reaches PostgreSQL only as a SCRAM verifier, and that is in no log of PostgreSQL's. Creating a login only ever creates: a role that
 //! was withdrawn stays withdrawn, so a bind that arrives late cannot bring it back. Withdrawing leaves the role behind
 //! without login (it is also made when it was never there, for the same reason), commits, and only then ends its sessions;
-//! it cannot fail on ownership, because objects belong to the owner role.
+//! it cannot fail on ownership, because objects belong to the owner role. Nothing that an instance's users have made runs
+//! in the broker's sessions.
 //! **Assumes.** `password_encryption` is SCRAM; nobody but the broker has the superuser's password.
 
 mod credentials;
@@ -39,6 +40,10 @@ const MAINTENANCE: &str = "postgres";
 /// Statements of these sessions hold SCRAM verifiers. Nothing that an operator tells PostgreSQL to log shows them.
 const SILENCE: &str = "-c log_statement=none -c log_min_error_statement=panic -c log_min_duration_statement=-1 \
     -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0";
+/// An instance's users own [`DATABASE`], and choose with `ALTER DATABASE` what sessions in it begin with. Were it theirs where
+/// a superuser looks for functions and operators first, then what they have made would run with all rights (CVE-2018-1058).
+const SOVEREIGNTY: &str = "-c search_path=pg_catalog,pg_temp -c role=none -c default_transaction_read_only=off \
+    -c synchronous_commit=on -c statement_timeout=0 -c lock_timeout=0";
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long replicas are waited for. One that is further behind than this does not take over (Patroni's
 /// `maximum_lag_on_failover`), or has lost its connection.
@@ -311,7 +316,7 @@ async fn connect(
             .password(password.expose_secret())
             .dbname(database)
             .application_name("patroni-broker")
-            .options(SILENCE)
+            .options(format!("{SILENCE} {SOVEREIGNTY}"))
             .connect_timeout(CONNECT_LIMIT);
         match config.connect(NoTls).await {
             Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => refused = explain(error),

@@ -288,6 +288,39 @@ async fn a_read_only_binding_reads_everything_and_does_nothing_else() {
     assert_eq!(writer.ask("SELECT count(*) FROM notes").await.unwrap(), "3");
 }
 
+/// Users own their database, and with it what sessions in it begin with. The broker's sessions have all rights.
+#[tokio::test]
+async fn nothing_that_users_have_made_runs_with_the_rights_of_the_broker() {
+    let stack = stack().await;
+    let osb = &stack.osb();
+    let instance = &instance(osb).await;
+    let (writer, _) = login(osb, instance, "w1", &with(&json!({}))).await;
+    writer
+        .run(
+            "CREATE SCHEMA trap;
+             CREATE FUNCTION trap.hashtext(text) RETURNS int LANGUAGE plpgsql AS
+                 $$BEGIN ALTER ROLE app_owner SUPERUSER; RETURN 1; END$$;
+             CREATE FUNCTION trap.same(name, text) RETURNS bool LANGUAGE plpgsql AS
+                 $$BEGIN ALTER ROLE app_owner SUPERUSER; RETURN true; END$$;
+             CREATE OPERATOR trap.= (FUNCTION = trap.same, LEFTARG = name, RIGHTARG = text);
+             ALTER DATABASE app SET search_path = trap, pg_catalog",
+        )
+        .await;
+    let (reader, _) = login(osb, instance, "r1", &read_only()).await;
+    let rights = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = 'app_owner'";
+    assert_eq!(reader.ask(rights).await.unwrap(), "false");
+
+    writer
+        .run(
+            "ALTER DATABASE app SET default_transaction_read_only = on;
+             ALTER DATABASE app SET role = app_owner;
+             ALTER DATABASE app SET statement_timeout = 1",
+        )
+        .await;
+    osb.bind_with(instance, "r1", &read_only()).await.expect(200);
+    osb.bind_with(instance, "r2", &read_only()).await.expect(201);
+}
+
 #[tokio::test]
 async fn read_only_is_a_part_of_the_binding() {
     let stack = stack().await;
