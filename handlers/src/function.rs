@@ -3,7 +3,7 @@
 //! **Guarantees.** At its start a function reads its configuration, from the environment, and nothing else: no connection is
 //! made before the first request. A request is answered with one connection to etcd. Nothing goes on after an answer.
 
-use std::sync::Arc;
+use std::{panic, sync::Arc};
 
 use lambda_http::{
     Request,
@@ -68,5 +68,6 @@ fn prepare(load: impl FnOnce() -> Result<Config, ConfigError>) -> Result<Arc<App
         .with_max_level(tracing::Level::INFO)
         .with_current_span(false)
         .init();
+    panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     Ok(Arc::new(App::new(load()?)?))
 }

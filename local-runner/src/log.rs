@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, IsTerminal},
     os::unix::fs::OpenOptionsExt,
+    panic,
     path::Path,
     sync::Mutex,
 };
@@ -53,8 +54,9 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What is logged is counted as well.
+/// What is logged is counted as well. A panic is logged, wherever the log goes.
 fn begin(lines: impl Layer<Registry> + Send + Sync) {
+    panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     tracing_subscriber::registry()
         .with(lines.and_then(FromLog).with_filter(LevelFilter::INFO))
         .init();

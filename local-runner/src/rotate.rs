@@ -95,9 +95,16 @@ async fn change(broker: &Broker, id: &InstanceId, needed: bool) -> Result<(), An
     }
     let dependent = bindings_of_other_keys(broker, id).await?;
     for (binding, key) in dependent {
-        say(&format!(
-            "instance {id}: binding {binding} depends on the master key '{key}' until it is unbound"
-        ));
+        say(&match key {
+            Ok(key) => {
+                format!(
+                    "instance {id}: binding {binding} depends on the master key '{key}' until it is unbound"
+                )
+            }
+            Err(error) => {
+                format!("instance {id}: which master key binding {binding} depends on is not known: {error}")
+            }
+        });
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::{
     binding::Access,
     cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER},
     decide::dynamic_configuration::{STANDBY_LIMITS, VERSION},
+    ids::InstanceId,
     master_keys::Passwords,
 };
 
@@ -116,10 +117,40 @@ pub struct NodeSettings {
     pub limits: BTreeMap<String, i64>,
 }
 
-/// Why PostgreSQL did not do what was asked, as a sentence without secrets.
+/// Why PostgreSQL did not do what was asked, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DatabaseError(pub String);
+pub enum DatabaseError {
+    /// In the broker's words.
+    #[error("{0}")]
+    Unfit(String),
+    /// In PostgreSQL's words: it refuses to.
+    #[error("{0}")]
+    Refused(String),
+    /// No session began, or it broke off.
+    #[error("{0}")]
+    Unreachable(String),
+}
+
+impl DatabaseError {
+    /// What clients may read of it, in the description of their operation. What PostgreSQL and the network say may name what
+    /// is inside: addresses, roles.
+    #[must_use]
+    pub fn outside(&self) -> String {
+        match self {
+            Self::Unfit(text) => text.clone(),
+            Self::Refused(_) => "PostgreSQL refuses it, as the broker's log says".to_owned(),
+            Self::Unreachable(_) => "PostgreSQL cannot be reached".to_owned(),
+        }
+    }
+
+    /// Told to operators, as far as it is not a part of every start, and to clients.
+    pub(crate) fn told(&self, instance: &InstanceId) -> String {
+        if let Self::Refused(error) = self {
+            tracing::warn!(%instance, error, "PostgreSQL refuses what the broker asks for");
+        }
+        self.outside()
+    }
+}
 
 /// What the broker asks of an instance's PostgreSQL.
 #[async_trait]
@@ -282,7 +313,7 @@ async fn with_session<T>(
     work: impl AsyncFnOnce(&Client) -> Result<T, DatabaseError>,
 ) -> Result<T, DatabaseError> {
     let late = || {
-        DatabaseError(format!(
+        DatabaseError::Unreachable(format!(
             "PostgreSQL did not answer within {} s",
             CALL_LIMIT.as_secs()
         ))
@@ -306,7 +337,7 @@ async fn connect(
     door: &Door,
     database: &str,
 ) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
-    let mut refused = DatabaseError("there is no password".to_owned());
+    let mut refused = DatabaseError::Unfit("there is no password".to_owned());
     for password in door.passwords.to_try() {
         let mut config = Config::new();
         config
@@ -347,7 +378,7 @@ async fn create_role(
         Err(error) if exists_already(&error) => {
             client.batch_execute("ROLLBACK").await.map_err(explain)?;
             let there = login(client, role).await?;
-            there.ok_or_else(|| DatabaseError("somebody else has removed the role".to_owned()))
+            there.ok_or_else(|| DatabaseError::Unfit("somebody else has removed the role".to_owned()))
         }
         Err(error) => Err(explain(error)),
     }
@@ -369,12 +400,15 @@ async fn check_primary(client: &Client, system_identifier: &str) -> Result<(), D
     let row = client.query_one(sql, &[]).await.map_err(explain)?;
     let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
     if identifier != system_identifier {
-        return Err(DatabaseError(format!(
-            "it leads to another cluster (system identifier {identifier})"
-        )));
+        tracing::error!(
+            identifier,
+            expected = system_identifier,
+            "a public port leads to another cluster: the system identifiers differ"
+        );
+        return Err(DatabaseError::Unfit("it leads to another cluster".to_owned()));
     }
     if in_recovery {
-        return Err(DatabaseError("it leads to a replica".to_owned()));
+        return Err(DatabaseError::Unfit("it leads to a replica".to_owned()));
     }
     Ok(())
 }
@@ -448,12 +482,11 @@ fn exists_already(error: &tokio_postgres::Error) -> bool {
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn explain(error: tokio_postgres::Error) -> DatabaseError {
     use std::error::Error;
-    let text = match (error.as_db_error(), error.source()) {
-        (Some(said), _) => said.message().to_owned(),
-        (None, Some(source)) => format!("{error}: {source}"),
-        (None, None) => error.to_string(),
-    };
-    DatabaseError(text)
+    match (error.as_db_error(), error.source()) {
+        (Some(said), _) => DatabaseError::Refused(said.message().to_owned()),
+        (None, Some(source)) => DatabaseError::Unreachable(format!("{error}: {source}")),
+        (None, None) => DatabaseError::Unreachable(error.to_string()),
+    }
 }
 
 /// An SQL identifier. Role names come from [`crate::binding`] and hold letters, digits and underscores only; quoting is

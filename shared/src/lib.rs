@@ -5,6 +5,7 @@
 
 pub mod act;
 pub mod advance;
+pub mod basic_auth;
 pub mod binding;
 pub mod broker;
 pub mod catalog;

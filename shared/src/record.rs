@@ -15,8 +15,8 @@ use crate::ids::{CellGuid, Incarnation, InstanceId, NodeId, OperationId, Port};
 /// The version of the record's shape that this code writes. A record with a higher one is left alone.
 pub const SCHEMA: u32 = 1;
 
-/// The most nodes that any plan allows: more replicas than that stream from one leader only with care that the broker does
-/// not take. A record that wants more is none; whoever believed it would run out of memory.
+/// The most nodes that any plan allows: more replicas than that need care that the broker does not take. A record that wants
+/// more is corrupt: a damaged number must not exhaust anybody's memory.
 pub const MOST_NODES: u32 = 32;
 
 /// The credential generation of a new instance, and of every binding: a binding's password changes with the binding alone.
@@ -40,6 +40,9 @@ pub struct Record {
     /// The version of the plan's `maintenance_info` that the instance was made with, or brought to last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance_version: Option<String>,
+    /// What it was before, while an update brings it to another, and after one that has failed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance_change: Option<MaintenanceChange>,
     /// How many nodes the cluster shall have.
     pub node_count: u32,
     /// The cells that the instance must live on; `None`: any.
@@ -84,7 +87,8 @@ pub struct Record {
     pub master_key: String,
     /// Counted up when the passwords change that its nodes and the broker use. Those of bindings stay.
     pub credential_generation: u32,
-    /// The passwords of nodes and broker that others are taking the place of. Until all doors have those, any may have these.
+    /// The credentials that are being replaced. Until every role and node is known to have the new ones, any may still have
+    /// these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former_credentials: Option<FormerCredentials>,
     /// The operation under way.
@@ -93,6 +97,9 @@ pub struct Record {
     /// The last operation that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_operation: Option<Operation>,
+    /// The last one that the platform had asked for, as it was when an operator's command came after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_requested: Option<Operation>,
 }
 
 /// The attributes of a provision request that make two requests the same (osb-reference.md, 4).
@@ -128,6 +135,13 @@ impl Request {
         .filter_map(|(name, differs)| differs.then_some(name))
         .collect()
     }
+}
+
+/// An update to another version of the plan's `maintenance_info` that has not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaintenanceChange {
+    /// The version that the platform knows the instance to have, until the update has succeeded; `None`: its plan had none.
+    pub from: Option<String>,
 }
 
 /// An update to another plan that has not come to its end.
@@ -222,7 +236,7 @@ pub struct Node {
     /// Since when its cell has been missing, as the roll of cells said at the last look ([`crate::roll`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing_since: Option<Timestamp>,
-    /// Its cell has not said yet that it has taken the passwords over which take the place of former ones.
+    /// Its cell has yet to confirm the new passwords.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub credentials_due: bool,
 }
@@ -317,6 +331,24 @@ pub enum OperationKind {
 }
 
 impl OperationKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Provision,
+        Self::Update,
+        Self::Deprovision,
+        Self::Recreate,
+        Self::Rotate,
+    ];
+
+    /// Whether platforms ask for it. The others are operators' commands, which platforms do not know of.
+    #[must_use]
+    pub fn is_requested(self) -> bool {
+        match self {
+            Self::Provision | Self::Update | Self::Deprovision => true,
+            Self::Recreate | Self::Rotate => false,
+        }
+    }
+
     /// The word used in answers and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -405,6 +437,16 @@ impl Record {
             .map_or(&self.request.plan_id, |change| &change.from)
     }
 
+    /// The version of `maintenance_info` that the platform knows the instance to have: as with plans, a new one counts when the
+    /// update has succeeded.
+    #[must_use]
+    pub fn known_maintenance_version(&self) -> Option<&str> {
+        let change = self.maintenance_change.as_ref();
+        change
+            .map_or(&self.maintenance_version, |change| &change.from)
+            .as_deref()
+    }
+
     /// The request with the plan that the platform knows.
     #[must_use]
     pub fn known_request(&self) -> Request {
@@ -457,9 +499,22 @@ impl Record {
             && self.former_credentials.is_none()
     }
 
-    /// The operation that a poll reports: the one under way, otherwise the last one.
+    /// The one under way, otherwise the last one.
     #[must_use]
     pub fn latest_operation(&self) -> Option<&Operation> {
         self.operation.as_ref().or(self.last_operation.as_ref())
+    }
+
+    /// The operations that are known, the latest first.
+    pub fn operations(&self) -> impl Iterator<Item = &Operation> {
+        let known = [&self.operation, &self.last_operation, &self.last_requested];
+        known.into_iter().flatten()
+    }
+
+    /// The last operation that has ended and that the platform had asked for.
+    #[must_use]
+    pub fn last_requested(&self) -> Option<&Operation> {
+        let ended = [&self.last_operation, &self.last_requested];
+        ended.into_iter().flatten().find(|last| last.kind.is_requested())
     }
 }

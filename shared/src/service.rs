@@ -29,7 +29,8 @@ use crate::{
     store::{Index, Read, StoreError},
 };
 
-/// Half the time for which a marker is left alone that announces nothing.
+/// Half the time for which a marker without a record is left alone: whoever takes longer between the two writes its marker
+/// again, for it may have been swept.
 const LATE: SignedDuration = SignedDuration::from_secs(30);
 
 /// How old a request may be when it claims its instance, or ends one that was not there when it came. Whoever sent an older

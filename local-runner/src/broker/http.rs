@@ -9,8 +9,9 @@ use std::{
 use axum::{
     Router,
     body::{self, Body as HttpBody, HttpBody as _},
-    extract::{RawPathParams, Request as HttpRequest},
+    extract::{RawPathParams, Request as HttpRequest, rejection::RawPathParamsRejection},
     http::{HeaderValue, Method, StatusCode, header},
+    middleware::map_response,
     response::Response as HttpResponse,
     routing::{MethodFilter, get, on},
 };
@@ -21,6 +22,7 @@ use handlers::{
 };
 use http_body_util::LengthLimitError;
 use lambda_http::{Body, RequestExt, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::error::Error;
 use tokio::time::timeout;
 
@@ -39,12 +41,15 @@ pub(super) fn router(app: &Arc<App>, monitor: &Arc<Monitor>) -> Router {
     let mut router = own_routes(app, monitor);
     for route in routes::ALL {
         let app = Arc::clone(app);
-        let handler = move |parameters: RawPathParams, request: HttpRequest| async move {
-            let parameters: HashMap<String, String> = parameters
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect();
-            answer(&app, Ok(route), request.with_path_parameters(parameters)).await
+        let handler = move |parameters: Result<RawPathParams, RawPathParamsRejection>,
+                            request: HttpRequest| async move {
+            match parameters {
+                Ok(parameters) => {
+                    let request = request.with_path_parameters(as_sent(&parameters));
+                    answer(&app, Ok(route), request).await
+                }
+                Err(_) => answer(&app, Err(not_text()), request).await,
+            }
         };
         let method = Method::from_bytes(route.method.as_bytes()).unwrap_or_default();
         let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
@@ -54,9 +59,26 @@ pub(super) fn router(app: &Arc<App>, monitor: &Arc<Monitor>) -> Router {
         let app = Arc::clone(app);
         move |request: HttpRequest| async move { answer(&app, Err(error()), request).await }
     };
-    router
+    let router = router
         .fallback(refuse(|| Error::NoEndpoint))
-        .method_not_allowed_fallback(refuse(|| Error::MethodNotAllowed))
+        .method_not_allowed_fallback(refuse(|| Error::MethodNotAllowed));
+    // Around all of it, for what a path adds to its answers comes after the layers on it.
+    Router::new()
+        .fallback_service(router)
+        .layer(map_response(tell_strangers_nothing))
+}
+
+/// The ids in a path as a client sends them, for handlers decode them.
+fn as_sent(parameters: &RawPathParams) -> HashMap<String, String> {
+    let encoded = |value: &str| utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
+    parameters
+        .iter()
+        .map(|(name, value)| (name.to_owned(), encoded(value)))
+        .collect()
+}
+
+fn not_text() -> Error {
+    Error::BadRequest("an id in the path is not UTF-8".to_owned())
 }
 
 /// What is about this process, and no function has. Probes send no credentials, and are told nothing that is worth any.
@@ -90,7 +112,14 @@ async fn answer(app: &App, route: Result<&Route, Error>, request: HttpRequest) -
         .as_ref()
         .map_or(("other", "unknown"), |route| (route.method, route.path));
     let (head, content) = request.into_parts();
-    let response = front_door::receive(app, route, head, read(content)).await;
+    let is_read = head.method == Method::PUT || head.method == Method::PATCH;
+    let content = async move {
+        match is_read {
+            true => read(content).await,
+            false => Ok(Body::Empty),
+        }
+    };
+    let response = front_door::receive(app, route, head, content).await;
     metrics::request(method, path, response.status().as_u16(), began.elapsed());
     write(response)
 }
@@ -116,6 +145,14 @@ async fn read(content: HttpBody) -> Result<Body, Error> {
 
 fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<LengthLimitError>())
+}
+
+/// axum says at every path that exists which methods there are.
+async fn tell_strangers_nothing(mut response: HttpResponse) -> HttpResponse {
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().remove(header::ALLOW);
+    }
+    response
 }
 
 fn write(response: Response<Body>) -> HttpResponse {

@@ -127,11 +127,7 @@ fn describe() {
     );
     describe_counter!(ETCD_SENT, "Bytes sent to etcd.");
     describe_counter!(ETCD_RECEIVED, "Bytes received from etcd.");
-    for kind in [
-        OperationKind::Provision,
-        OperationKind::Update,
-        OperationKind::Deprovision,
-    ] {
+    for kind in OperationKind::ALL {
         for step in [Step::Started, Step::Succeeded, Step::Failed] {
             counter!(OPERATIONS, "kind" => kind.as_str(), "state" => step.as_str()).increment(0);
         }
@@ -171,11 +167,7 @@ fn of_sight(sight: Option<&Sight>) -> String {
         gauge!(ETCD_UP).set(f64::from(u8::from(sight.is_some())));
         let Some(sight) = sight else { return };
         describe_gauge!(UNDER_WAY, "Operations under way, whoever serves them.");
-        let mut under_way = BTreeMap::from([
-            (OperationKind::Provision.as_str(), 0),
-            (OperationKind::Update.as_str(), 0),
-            (OperationKind::Deprovision.as_str(), 0),
-        ]);
+        let mut under_way = BTreeMap::from(OperationKind::ALL.map(|kind| (kind.as_str(), 0)));
         for kind in &sight.under_way {
             *under_way.entry(kind.as_str()).or_default() += 1;
         }

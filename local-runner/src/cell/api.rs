@@ -6,19 +6,18 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, Path, Request, State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::Response,
     routing::get,
 };
-use base64::{Engine, engine::general_purpose::STANDARD};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Serialize;
 use shared::{
+    basic_auth,
     cell_api::{NodeParameters, Refusal, StartNode},
     ids::NodeId,
 };
-use subtle::ConstantTimeEq;
 
 use super::{
     refused::Refused,
@@ -51,38 +50,16 @@ pub(super) fn router(roster: Arc<Roster>, username: String, password: SecretStri
 }
 
 async fn authenticate(State(credentials): State<Arc<Credentials>>, request: Request, next: Next) -> Response {
-    if credentials.accept(request.headers()) {
+    let given = request.headers().get(header::AUTHORIZATION);
+    let given = given.and_then(|value| value.to_str().ok());
+    let pair = (credentials.username.as_str(), &credentials.password);
+    if basic_auth::accepts(given, [pair]) {
         return next.run(request).await;
     }
     let mut response = refuse(&Refused::Unauthorized);
     let challenge = HeaderValue::from_static("Basic realm=\"cell\"");
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
-}
-
-impl Credentials {
-    /// Takes the same time whichever part is wrong.
-    fn accept(&self, headers: &HeaderMap) -> bool {
-        let Some((username, password)) = basic(headers) else {
-            return false;
-        };
-        let username = username.as_bytes().ct_eq(self.username.as_bytes());
-        let password = password
-            .as_bytes()
-            .ct_eq(self.password.expose_secret().as_bytes());
-        (username & password).into()
-    }
-}
-
-fn basic(headers: &HeaderMap) -> Option<(String, String)> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, encoded) = value.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (username, password) = decoded.split_once(':')?;
-    Some((username.to_owned(), password.to_owned()))
 }
 
 async fn list(State(roster): State<Arc<Roster>>) -> Response {

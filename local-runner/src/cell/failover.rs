@@ -117,13 +117,13 @@ pub(super) async fn attempt(
     }
     match outcome {
         Outcome::GivenUp => {
-            tracing::warn!(instance = %id.instance, node = %id.node, "the leader has died with its PostgreSQL: gave its place up, so that a replica takes over at once");
+            tracing::warn!(instance = %id.instance, node = %id.node, "the leader's Patroni and PostgreSQL have died: its leader key was deleted, so that a replica takes over at once");
         }
         Outcome::Unclear(cause) => {
-            tracing::warn!(instance = %id.instance, node = %id.node, reason = %cause, "the leader has died with its PostgreSQL: etcd was told to give its place up, and whether it has is not known");
+            tracing::warn!(instance = %id.instance, node = %id.node, reason = %cause, "the leader's Patroni and PostgreSQL have died: whether etcd has deleted its leader key is not known");
         }
         Outcome::Left(cause) => {
-            tracing::info!(instance = %id.instance, node = %id.node, reason = %cause, "the node has died with its PostgreSQL, and is only started again");
+            tracing::info!(instance = %id.instance, node = %id.node, reason = %cause, "the node's Patroni and PostgreSQL have died: it is restarted in place");
         }
     }
 }

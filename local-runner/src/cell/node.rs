@@ -10,7 +10,12 @@ mod departure;
 mod lockout;
 mod running;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    mem::{self, Discriminant},
+    sync::Arc,
+    time::Duration,
+};
 
 use shared::cell_api::{NodeParameters, NodeState, NodeStatus};
 use tokio::{
@@ -23,7 +28,7 @@ use self::running::Running;
 use super::{
     context::Context,
     directory::{NodeDirectory, NodeFile},
-    evidence,
+    evidence::{self, Unreadable},
     failover::Witness,
     judgement::{Identity, Judgement},
     process::Process,
@@ -86,7 +91,7 @@ pub(super) struct Keeper {
     witness: Witness,
     delay: Duration,
     /// What was wrong last time, so that it is logged once.
-    trouble: Option<String>,
+    trouble: Option<Discriminant<Unreadable>>,
 }
 
 /// What a node's task starts from.
@@ -254,11 +259,10 @@ impl Keeper {
                 Some(judgement)
             }
             Err(error) => {
-                let text = error.to_string();
-                if self.trouble.is_none() {
-                    tracing::warn!(instance = %self.id.instance, node = %self.id.node, error = text, "the instance's record cannot be read: the node stays as it is, and is not started when it is down");
+                let kind = mem::discriminant(&error);
+                if self.trouble.replace(kind) != Some(kind) {
+                    tracing::warn!(instance = %self.id.instance, node = %self.id.node, %error, "the instance's record cannot be read: the node stays as it is, and is not started when it is down");
                 }
-                self.trouble = Some(text);
                 None
             }
         }

@@ -319,7 +319,7 @@ fn load(roster: &Roster) -> u32 {
 async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster, context: &Context) {
     let period = heart.ttl() / 3;
     let mut next = Instant::now() + period;
-    let mut missed = false;
+    let mut missed = None;
     loop {
         tokio::select! {
             () = sleep_until(next) => (),
@@ -328,10 +328,9 @@ async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster, 
         beat.load = load(roster);
         match heart.beat(beat).await {
             Ok(()) => {
-                if missed {
-                    tracing::info!("heartbeats reach etcd again");
+                if missed.take().is_some() {
+                    tracing::info!(guid = %beat.guid, "heartbeats reach etcd again");
                 }
-                missed = false;
                 context.guid_is_own.send_replace(true);
                 next = Instant::now() + period;
             }
@@ -339,10 +338,10 @@ async fn keep_beating(heart: &mut Heart, beat: &mut Heartbeat, roster: &Roster, 
                 if matches!(error, Missed::Taken { .. }) {
                     context.guid_is_own.send_replace(false);
                 }
-                if !missed {
-                    tracing::error!(%error, "a heartbeat did not get through; the cell counts as missing when that goes on");
+                let kind = std::mem::discriminant(&error);
+                if missed.replace(kind) != Some(kind) {
+                    tracing::error!(guid = %beat.guid, %error, "a heartbeat did not get through; the cell counts as missing when that goes on");
                 }
-                missed = true;
                 next = Instant::now() + BEAT_AGAIN;
             }
         }

@@ -315,9 +315,13 @@ impl Follow {
         for (at, (port, Refusal { reason, .. })) in applied.refused.iter().enumerate() {
             if self.refused.get(port).is_none_or(|known| known.reason != *reason) {
                 let address = SocketAddr::new(self.bind_address, port.number());
-                let holder = (at < MOST_HOLDERS).then(|| port_holder::describe(address));
-                let holder = holder.unwrap_or_default();
-                tracing::error!(%port, "the port cannot be listened on{holder}; trying again: {reason}");
+                let (port, reason) = (*port, reason.clone());
+                // Who holds it is a walk through /proc.
+                drop(tokio::task::spawn_blocking(move || {
+                    let holder = (at < MOST_HOLDERS).then(|| port_holder::describe(address));
+                    let holder = holder.unwrap_or_default();
+                    tracing::error!(%port, "the port cannot be listened on{holder}; trying again: {reason}");
+                }));
             }
         }
         self.refused = applied.refused;

@@ -5,12 +5,10 @@
 //! get in: the superuser's password is another generation's ([`crate::decide::recreation::anew`]).
 
 use futures_util::future::join_all;
-use secrecy::SecretString;
 
 use crate::{
-    binding::{Access, Binding, BindingState},
+    binding::{Binding, BindingState},
     broker::Broker,
-    database::Door,
     error::Error,
     ids::BindingId,
     keyspace, parameters,
@@ -48,7 +46,12 @@ pub(super) async fn restore(broker: &Broker, record: &Record) -> Result<Result<(
         }
         let login = parameters::access(&binding.request.parameters).and_then(|access| {
             let password = broker.binding_password(record, &id, &binding)?;
-            Ok((binding.role(&record.instance_id, &id), password, access))
+            Ok((
+                id.clone(),
+                binding.role(&record.instance_id, &id),
+                password,
+                access,
+            ))
         });
         match login {
             Ok(login) => logins.push(login),
@@ -56,26 +59,19 @@ pub(super) async fn restore(broker: &Broker, record: &Record) -> Result<Result<(
         }
     }
     for some in logins.chunks(AT_ONCE) {
-        let made = join_all(
-            some.iter()
-                .map(|(role, password, access)| make(broker, &door, role, password, *access)),
-        )
+        let made = join_all(some.iter().map(async |(id, role, password, access)| {
+            let made = broker
+                .databases
+                .create_login(&door, role, password, *access)
+                .await;
+            // A login that an unbind has just withdrawn is nobody's business any more.
+            made.map(drop)
+                .map_err(|error| format!("binding {id}: {}", error.told(&record.instance_id)))
+        }))
         .await;
         if let Some(reason) = made.into_iter().find_map(Result::err) {
             return Ok(Err(reason));
         }
     }
     Ok(Ok(()))
-}
-
-/// A login that an unbind has just withdrawn is nobody's business any more.
-async fn make(
-    broker: &Broker,
-    door: &Door,
-    role: &str,
-    password: &SecretString,
-    access: Access,
-) -> Result<(), String> {
-    let made = broker.databases.create_login(door, role, password, access).await;
-    made.map(drop).map_err(|error| format!("login {role}: {error}"))
 }

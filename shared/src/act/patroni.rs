@@ -1,7 +1,7 @@
 //! What members of a cluster are asked for, over Patroni's REST API and in their PostgreSQL.
 //!
 //! **Guarantees.** A late call does nothing that is not called for any more: a switchover names both members, a restart happens
-//! only where Patroni holds one for pending.
+//! only where Patroni reports one as pending.
 //! A patch of the configuration is sent only while the record stands as it was decided on.
 //! **Caveats.** A handler that stands still right between that look and its patch makes a late patch, which counts. What it
 //! has undone is mended by [`decide`](crate::decide), which knows what the nodes should run with

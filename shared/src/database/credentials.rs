@@ -22,7 +22,7 @@ pub(super) async fn change(client: &Client, change: &Change) -> Result<Reach, Da
     let row = client.query_one(sql, &[&SUPERUSER]).await.map_err(explain)?;
     let known = row.get::<_, Option<String>>(0).and_then(|text| generation(&text));
     if known > Some(change.generation) {
-        return Err(DatabaseError("others have changed them since".to_owned()));
+        return Err(DatabaseError::Unfit("others have changed them since".to_owned()));
     }
     if known != Some(change.generation) {
         let roles = [

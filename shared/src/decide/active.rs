@@ -78,6 +78,7 @@ pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     if !missing.iter().any(|shortcoming| blocks(&shortcoming)) {
         // What has failed is not made good by an operation that is about something else.
         let is_update = operation.kind == OperationKind::Update;
+        record.maintenance_change.take_if(|_| is_update);
         if let Some(change) = record.plan_change.take_if(|_| is_update) {
             record.failover = Some(change.failover);
             // The way back may have been the change.

@@ -3,7 +3,8 @@
 //! **Guarantees.** Never two nodes of a cluster on one cell; never a cell that is full by its own account; availability
 //! zones are filled evenly, then the least loaded cell comes first. Equally loaded cells take turns: instances that are made
 //! at once, and see none or some of each other's nodes, are spread evenly as well.
-//! **Caveats.** More than [`SLACK`] of a cell that is asked for at once is spread by loads that are behind.
+//! **Caveats.** Requests that come together and fill more than [`SLACK`] of a cell are placed by heartbeats that are out of
+//! date already.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,7 +5,7 @@
 //! the [`STANDBY_LIMITS`] than its primary: where they grow, replicas go first in any case. Where they shrink, a replica keeps
 //! what its primary has until that one runs with less (Patroni starts it with the value of `pg_control`): so the leader is
 //! restarted where it is, and the replicas follow.
-//! **Assumes.** Patroni holds a restart for pending wherever PostgreSQL does.
+//! **Assumes.** Patroni reports a pending restart wherever PostgreSQL does.
 //! **Caveats.** The flag `pending_restart` of the member keys is not used: it comes one or two loops after the configuration, and
 //! goes a loop after the restart. PostgreSQL is asked, which knows.
 

@@ -5,6 +5,7 @@ mod successor;
 use secrecy::SecretString;
 use tokio::try_join;
 
+use super::TRIES;
 use crate::{
     act,
     advance::{Current, read_record},
@@ -62,7 +63,6 @@ pub struct Credentials {
 /// # Errors
 /// 400, 404, 409, 422 and 503 of [`Error`]. After a 503 the same request goes on with it.
 pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
-    let key = keyspace::binding(&command.instance, &command.binding);
     let catalog = &broker.settings.catalog;
     match &command.wanted {
         Wanted::New(request) => {
@@ -71,6 +71,20 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         }
         Wanted::Successor(successor) => successor::check(broker, successor)?,
     }
+    for _ in 0..TRIES {
+        if let Some(bound) = attempt(broker, command).await? {
+            return Ok(bound);
+        }
+    }
+    Err(Error::Concurrency(
+        "other requests about this binding are under way; try again".to_owned(),
+    ))
+}
+
+/// `None`: somebody else was quicker, and what is there now decides.
+async fn attempt(broker: &Broker, command: &Bind) -> Result<Option<Bound>, Error> {
+    let key = keyspace::binding(&command.instance, &command.binding);
+    let catalog = &broker.settings.catalog;
     let (current, entry) = read_both(broker, &command.instance, &command.binding).await?;
     let Some(Current { record, .. }) = current else {
         return Err(Error::NotFound("there is no such instance".to_owned()));
@@ -93,8 +107,8 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         // What is answered must be usable.
         check_not_deleting(&record)?;
         return match binding.state {
-            BindingState::Ready => again(broker, command, &record, &binding).await,
-            BindingState::Creating => complete(broker, command, &record, binding, index).await,
+            BindingState::Ready => again(broker, command, &record, &binding).await.map(Some),
+            BindingState::Creating => complete(broker, command, &record, binding, index).await.map(Some),
             BindingState::Deleting => Err(Error::Concurrency("the binding is being removed".to_owned())),
         };
     }
@@ -119,7 +133,7 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
         instance_incarnation: record.incarnation,
         request,
         state: BindingState::Creating,
-        master_key: record.master_key.clone(),
+        master_key: broker.settings.master_keys.active().to_owned(),
         created: broker.clock.now(),
         deleting_since: None,
         originating_identity: command.originating_identity.clone(),
@@ -131,15 +145,11 @@ pub async fn bind(broker: &Broker, command: &Bind) -> Result<Bound, Error> {
     };
     let index = match written {
         Ok(index) => index,
-        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => {
-            return Err(Error::Concurrency(
-                "another request about this binding is under way".to_owned(),
-            ));
-        }
+        Err(StoreError::Conflict { .. } | StoreError::Missing { .. }) => return Ok(None),
         // The same request goes on with it if it was written.
         Err(error) => return Err(error.into()),
     };
-    complete(broker, command, &record, binding, index).await
+    complete(broker, command, &record, binding, index).await.map(Some)
 }
 
 /// The instance, and the binding with the index it stands at.

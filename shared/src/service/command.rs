@@ -1,6 +1,6 @@
 //! What operators' commands about one instance share: how their operation begins. From then on it is carried on as any other.
 
-use super::{mark, mark_if_late};
+use super::{TRIES, mark, mark_if_late};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -11,9 +11,6 @@ use crate::{
     store::StoreError,
     transition,
 };
-
-/// How often a lost compare-and-swap is tried again.
-const TRIES: usize = 5;
 
 /// Begins an operation, or joins one of the same kind; answers it. `next` makes the record in which it has begun.
 ///
@@ -42,6 +39,10 @@ pub(super) async fn begin_or_join(
             return Ok(operation);
         }
         let (next, operation) = next(record.clone()).await?;
+        let next = Record {
+            last_requested: record.last_requested().cloned(),
+            ..next
+        };
         mark(broker, id, next.incarnation, &operation).await?;
         let written = broker
             .store

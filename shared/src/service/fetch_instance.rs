@@ -38,7 +38,7 @@ pub async fn fetch_instance(broker: &Broker, id: &InstanceId) -> Result<Instance
         service_id: request.service_id,
         plan_id: request.plan_id,
         parameters: request.parameters,
-        maintenance_version: record.maintenance_version,
+        maintenance_version: record.known_maintenance_version().map(str::to_owned),
     })
 }
 

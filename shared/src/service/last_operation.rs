@@ -1,12 +1,13 @@
 //! `GET /v2/service_instances/:id/last_operation`: how far it is (osb-reference.md, 8). Asking moves it on.
 
+use super::operation_name;
 use crate::{
     advance::advance,
     broker::Broker,
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{AfterFailure, Operation, OperationKind, OperationState, Tombstone},
+    record::{AfterFailure, Operation, OperationKind, OperationState, Record, Tombstone},
     store::Read,
 };
 
@@ -44,7 +45,7 @@ pub async fn last_operation(
 ) -> Result<LastOperation, Error> {
     let pass = advance(broker, id).await?;
     if let Some(pass) = pass.filter(|pass| !pass.is_gone()) {
-        let operation = pass.record.latest_operation().cloned();
+        let operation = asked_about(&pass.record, asked_for).cloned();
         return operation
             .map(LastOperation::from)
             .ok_or_else(|| Error::NotFound("nothing was ever done to it".to_owned()));
@@ -64,6 +65,17 @@ pub async fn last_operation(
         Some(operation) if operation.starts_with("deprovision") => Err(Error::Gone(text)),
         _ => Err(Error::NotFound(text)),
     }
+}
+
+/// The operation that the client means: the one that it names. Who names none is told of the latest; who names one that is not
+/// known any more, of the latest that platforms have asked for. What became of an operator's command is not the end of it.
+fn asked_about<'r>(record: &'r Record, asked_for: Option<&str>) -> Option<&'r Operation> {
+    let Some(name) = asked_for else {
+        return record.latest_operation();
+    };
+    let named = record.operations().find(|known| operation_name(known) == name);
+    let requested = || record.operations().find(|known| known.kind.is_requested());
+    named.or_else(requested).or_else(|| record.latest_operation())
 }
 
 fn names_another(operation: &str) -> bool {

@@ -104,6 +104,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         request: request.clone(),
         context: command.context.clone(),
         maintenance_version: plan.maintenance_info.as_ref().map(|info| info.version.clone()),
+        maintenance_change: None,
         node_count,
         cells: wishes.cells,
         port,
@@ -125,6 +126,7 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         former_credentials: None,
         operation: Some(operation.clone()),
         last_operation: None,
+        last_requested: None,
     };
     if active::is_somebody_elses(&record, &cluster) {
         return Err(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));

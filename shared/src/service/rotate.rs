@@ -11,9 +11,9 @@ use crate::{
     broker::Broker,
     decide::{credentials, describe, recreation},
     error::Error,
-    ids::{BindingId, InstanceId},
+    ids::InstanceId,
     keyspace,
-    record::{Operation, OperationKind, Record},
+    record::{CorruptDocument, Operation, OperationKind, Record},
     store::{Child, Read},
 };
 
@@ -66,21 +66,25 @@ async fn next(broker: &Broker, record: Record) -> Result<(Record, Operation), Er
     Ok((next, operation))
 }
 
-/// The bindings of an instance whose passwords depend on another master key than the first, each with that key's id. They do so
-/// until they are unbound, for only their users can take other passwords over.
+/// The bindings of an instance whose passwords depend on another master key than the first, by their ids, each with that
+/// key's id; or with why it is not known. They do so until they are unbound, for only their users can take other passwords over.
 ///
 /// # Errors
 /// When etcd cannot be read.
 pub async fn bindings_of_other_keys(
     broker: &Broker,
     id: &InstanceId,
-) -> Result<Vec<(BindingId, String)>, Error> {
+) -> Result<Vec<(String, Result<String, CorruptDocument>)>, Error> {
     let listed = broker.store.list(&keyspace::bindings(id), Read::Quorum).await?;
     let bindings = listed.unwrap_or_default().into_iter();
     let bindings = bindings.filter_map(|(name, child)| match child {
-        Child::Leaf(entry) => Some((name.parse().ok()?, Binding::parse(&entry.value).ok()?.master_key)),
+        Child::Leaf(entry) => Some((
+            name,
+            Binding::parse(&entry.value).map(|binding| binding.master_key),
+        )),
         Child::Directory => None,
     });
     let active = broker.settings.master_keys.active();
-    Ok(bindings.filter(|(_, key)| key != active).collect())
+    let is_active = |key: &Result<String, _>| key.as_ref().is_ok_and(|key| key == active);
+    Ok(bindings.filter(|(_, key)| !is_active(key)).collect())
 }

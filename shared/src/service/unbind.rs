@@ -1,7 +1,11 @@
 //! `DELETE /v2/service_instances/:id/service_bindings/:id`: takes the login away (osb-reference.md, 11).
+//!
+//! **Caveats.** With asynchronous replication, a replica that is cut off meanwhile and takes over later does not know that the
+//! login was taken away. PostgreSQL logs in whom it knows: the role is back then, for who has its password.
 
 use tokio::try_join;
 
+use super::TRIES;
 use crate::{
     advance::{Current, read_record},
     binding::{Binding, BindingState},
@@ -13,9 +17,6 @@ use crate::{
     record::{Record, State},
     store::{Read, StoreError},
 };
-
-/// How often a lost compare-and-swap is tried again.
-const TRIES: usize = 5;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -38,6 +39,7 @@ pub struct Unbind {
 pub async fn unbind(broker: &Broker, command: &Unbind) -> Result<(), Error> {
     let (instance, binding_id) = (&command.instance, &command.binding);
     let key = keyspace::binding(instance, binding_id);
+    let mut meant = None;
     for _ in 0..TRIES {
         let (current, entry) = try_join!(read_record(broker, instance), async {
             Ok(broker.store.get(&key, Read::Quorum).await?)
@@ -52,6 +54,10 @@ pub async fn unbind(broker: &Broker, command: &Unbind) -> Result<(), Error> {
             what: "binding",
             source,
         })?;
+        // A handler that stood still for long may find another binding under this id: that one nobody asked to end.
+        if *meant.get_or_insert(binding.incarnation) != binding.incarnation {
+            return Err(Error::Gone("there is no such binding any more".to_owned()));
+        }
         // Written before the role is touched: a bind that is under way sees it and does not answer as if it were usable.
         let mut index = entry.index;
         if binding.state != BindingState::Deleting {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Patience, TOO_OLD, begin, limit, mark, mark_if_late, operation_name, push, wait};
+use super::{Patience, TOO_OLD, TRIES, begin, limit, mark, mark_if_late, operation_name, push, wait};
 use crate::{
     advance::{Current, advance_from, read_record},
     broker::Broker,
@@ -16,13 +16,12 @@ use crate::{
     keyspace,
     parameters::{self, Wishes},
     quota,
-    record::{Failover, Operation, OperationKind, OperationState, PlanChange, Record, State},
+    record::{
+        Failover, MaintenanceChange, Operation, OperationKind, OperationState, PlanChange, Record, State,
+    },
     store::{Index, StoreError},
     transition,
 };
-
-/// How often a lost compare-and-swap is tried again.
-const TRIES: usize = 5;
 
 /// What a client asks for.
 #[derive(Debug, Clone)]
@@ -67,7 +66,8 @@ pub enum Updated {
 /// Changes an instance, or joins whoever changes it the same way.
 ///
 /// # Errors
-/// 400, 404, 422, 503 and 504 of [`Error`]; then nothing was changed.
+/// 400, 404 and 422 of [`Error`]: nothing was changed. 503 and 504: it may be under way, and the same request joins it. 500: it
+/// was given up; the description says why.
 pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error> {
     let service = broker.settings.catalog.service(&command.service_id)?;
     if let Some(plan_id) = &command.plan_id {
@@ -109,8 +109,7 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         }
         check_idle(record)?;
         let failed = record
-            .last_operation
-            .as_ref()
+            .last_requested()
             .filter(|last| last.state == OperationState::Failed);
         if failed.is_some_and(|last| last.kind == OperationKind::Provision) {
             return Err(Error::Unprocessable(
@@ -120,7 +119,8 @@ pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error>
         if recreation::was_given_up(record) {
             return Err(Error::Unprocessable(recreation::GIVEN_UP.to_owned()));
         }
-        if as_asked && failed.is_none() && record.plan_change.is_none() {
+        let is_whole = record.plan_change.is_none() && record.maintenance_change.is_none();
+        if as_asked && failed.is_none() && is_whole {
             return Ok(Updated::Done);
         }
         check_room(broker, record, &wishes).await?;
@@ -166,7 +166,8 @@ async fn only_context(
         let failed = |last: &Operation| last.state == OperationState::Failed;
         let is_unfinished = record.operation.is_some()
             || record.plan_change.is_some()
-            || record.last_operation.as_ref().is_some_and(failed);
+            || record.maintenance_change.is_some()
+            || record.last_requested().is_some_and(failed);
         let goes_on = record.operation.is_none() && record.plan_change.is_some() && named.is_some();
         if is_unfinished && (record.context == *context || goes_on) {
             return Ok(false);
@@ -252,7 +253,7 @@ async fn begin_update(
         description,
         command.originating_identity.clone(),
     );
-    // Nobody says by which of the two plans the platform polls.
+    // The specification does not say by which of the two plans the platform polls: the shorter time counts.
     let known = limit(broker, OperationKind::Update, &next.known_request());
     operation.deadline = operation.deadline.min(operation.started + known);
     next.operation = Some(operation.clone());
@@ -332,11 +333,14 @@ fn changed(record: Record, command: &Update, target: Target<'_>) -> Record {
     next.request.parameters = parameters;
     next.context = command.context.clone().unwrap_or(next.context);
     let offered = plan.maintenance_info.as_ref().map(|info| info.version.clone());
+    let known = next.known_maintenance_version().map(str::to_owned);
     next.maintenance_version = if changes_plan {
         offered
     } else {
         command.maintenance_version.clone().or(next.maintenance_version)
     };
+    let changes_version = next.maintenance_version != known || next.maintenance_change.is_some();
+    next.maintenance_change = changes_version.then_some(MaintenanceChange { from: known });
     next
 }
 
@@ -368,7 +372,7 @@ fn plan_of<'b>(broker: &'b Broker, command: &Update, record: &Record) -> Result<
     let known = record.known_plan();
     let wanted = command.plan_id.as_deref().unwrap_or(known);
     let (service, plan) = broker.settings.catalog.plan(&command.service_id, wanted)?;
-    // The way back from a change that has failed is open in any case: for the platform it is none.
+    // Going back after a change that has failed is always allowed: to the platform the instance never left its plan.
     if wanted != known && !service.lets_leave(known) {
         return Err(Error::PlanChangeNotSupported);
     }

@@ -39,22 +39,18 @@ pub(super) async fn until_ended(
         match advance(broker, id).await {
             Ok(None) => return gone(operation),
             Ok(Some(pass)) if pass.is_gone() => return gone(operation),
-            Ok(Some(Pass { record, .. })) => match (&record.operation, &record.last_operation) {
-                (Some(current), _) if current.id == operation.id => latest.clone_from(&current.description),
-                (_, Some(last)) if last.id == operation.id => {
-                    let failed = last.state == OperationState::Failed;
-                    return Ok(if failed {
-                        Ended::Badly(last.clone())
-                    } else {
-                        Ended::Well
-                    });
-                }
-                _ => {
+            Ok(Some(Pass { record, .. })) => {
+                let Some(known) = record.operations().find(|known| known.id == operation.id) else {
                     return Err(Error::Concurrency(
                         "another operation took the place of this one".to_owned(),
                     ));
+                };
+                match known.state {
+                    OperationState::InProgress => latest.clone_from(&known.description),
+                    OperationState::Succeeded => return Ok(Ended::Well),
+                    OperationState::Failed => return Ok(Ended::Badly(known.clone())),
                 }
-            },
+            }
             // The operation does not depend on this request; a store that is away for a moment ends nothing.
             Err(Error::Store(_)) => {}
             Err(error) => return Err(error),

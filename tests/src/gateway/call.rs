@@ -107,8 +107,17 @@ impl Call {
     /// # Panics
     /// When what the function answers is not for a gateway, or the function fails.
     pub async fn to(&self, function: &Function, format: Format) -> Answer {
+        let (status, headers, text) = self.response(function, format).await;
+        Answer::new(status, headers, text)
+    }
+
+    /// As [`Self::to`], with an answer that need not be JSON: status, headers and body.
+    ///
+    /// # Panics
+    /// As [`Self::to`].
+    pub async fn response(&self, function: &Function, format: Format) -> (u16, HeaderMap, String) {
         let outcome = function.invoke(self.event(format)).await;
-        answer(&outcome.unwrap_or_else(|error| panic!("the function failed: {error}")))
+        parts(&outcome.unwrap_or_else(|error| panic!("the function failed: {error}")))
     }
 
     /// The request as an event.
@@ -198,7 +207,7 @@ fn lists(pairs: &[(String, String)]) -> Value {
     if map.is_empty() { Value::Null } else { map.into() }
 }
 
-fn answer(response: &Value) -> Answer {
+fn parts(response: &Value) -> (u16, HeaderMap, String) {
     let mut headers = HeaderMap::new();
     let mut set = |name: &str, value: &Value| {
         let name: HeaderName = name.parse().unwrap();
@@ -213,5 +222,5 @@ fn answer(response: &Value) -> Answer {
     assert_ne!(response["isBase64Encoded"], true, "JSON is text: {response}");
     let status = response["statusCode"].as_u64().unwrap_or_default();
     let text = response["body"].as_str().unwrap_or_default().to_owned();
-    Answer::new(u16::try_from(status).unwrap(), headers, text)
+    (u16::try_from(status).unwrap(), headers, text)
 }

@@ -36,7 +36,7 @@ impl Database {
     /// `late`: also to passwords of an earlier generation.
     pub(super) fn change_passwords(&mut self, change: &Change, late: bool) -> Result<Reach, DatabaseError> {
         if change.generation < self.generation && !late {
-            return Err(DatabaseError("others have changed them since".to_owned()));
+            return Err(DatabaseError::Unfit("others have changed them since".to_owned()));
         }
         change.superuser.expose_secret().clone_into(&mut self.superuser);
         self.generation = change.generation;
@@ -45,7 +45,9 @@ impl Database {
 
     pub(super) fn create_login(&mut self, role: &str) -> Result<Login, DatabaseError> {
         if !self.prepared {
-            return Err(DatabaseError("role \"app_owner\" does not exist".to_owned()));
+            return Err(DatabaseError::Refused(
+                "role \"app_owner\" does not exist".to_owned(),
+            ));
         }
         let can_login = *self.roles.entry(role.to_owned()).or_insert(true);
         Ok(if can_login { Login::Ready } else { Login::Withdrawn })

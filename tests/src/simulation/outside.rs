@@ -281,10 +281,12 @@ impl World {
         self.with(|state| {
             let mut nodes = state.cells.values().flat_map(Cell::running);
             let node = nodes.find(|patroni| patroni.address() == address && patroni.answers());
-            let node = node.ok_or_else(|| DatabaseError("connection refused".to_owned()))?;
+            let node = node.ok_or_else(|| DatabaseError::Unreachable("connection refused".to_owned()))?;
             let system = node.data.as_ref().and_then(|system| state.databases.get(system));
             if !system.is_some_and(|database| opens(&door.passwords, &database.superuser)) {
-                return Err(DatabaseError("password authentication failed".to_owned()));
+                return Err(DatabaseError::Refused(
+                    "password authentication failed".to_owned(),
+                ));
             }
             Ok(node.settings.told())
         })
@@ -334,7 +336,7 @@ impl World {
         door: &Door,
         call: impl FnOnce(&str, &mut Database) -> T,
     ) -> Result<T, DatabaseError> {
-        let refused = || DatabaseError("connection refused".to_owned());
+        let refused = || DatabaseError::Unreachable("connection refused".to_owned());
         let instance = instance_at(&*self.store, door.port).ok_or_else(refused)?;
         self.with(|state| {
             let mut nodes = state.cells.values().flat_map(Cell::running);
@@ -345,7 +347,9 @@ impl World {
             let new = Database::new(leader.superuser_password.clone(), leader.generation);
             let database = state.databases.entry(system.clone()).or_insert(new);
             if !opens(&door.passwords, &database.superuser) {
-                return Err(DatabaseError("password authentication failed".to_owned()));
+                return Err(DatabaseError::Refused(
+                    "password authentication failed".to_owned(),
+                ));
             }
             Ok(call(&system, database))
         })
@@ -354,7 +358,9 @@ impl World {
     pub(super) fn prepare(&self, door: &Door, system_identifier: &str) -> Result<(), DatabaseError> {
         self.behind(door, |system, database| {
             if system != system_identifier {
-                return Err(DatabaseError(format!("it leads to another cluster ({system})")));
+                return Err(DatabaseError::Unfit(format!(
+                    "it leads to another cluster ({system})"
+                )));
             }
             database.prepared = true;
             Ok(())
@@ -370,7 +376,9 @@ impl World {
         let late = self.bug() == Some(Bug::TakesFormerPasswords);
         self.behind(door, |system, database| {
             if system != system_identifier {
-                return Err(DatabaseError(format!("it leads to another cluster ({system})")));
+                return Err(DatabaseError::Unfit(format!(
+                    "it leads to another cluster ({system})"
+                )));
             }
             database.change_passwords(change, late)
         })?

@@ -551,5 +551,5 @@ impl Databases for Wire {
 }
 
 fn silence<T>() -> Result<T, DatabaseError> {
-    Err(DatabaseError("PostgreSQL did not answer".to_owned()))
+    Err(DatabaseError::Unreachable("PostgreSQL did not answer".to_owned()))
 }

@@ -166,6 +166,9 @@ fn late_bind(world: &Arc<World>, at: usize, meanwhile: impl FnOnce()) -> Option<
     Some(handler.run(&mut answer).unwrap())
 }
 
+/// An unbind reads the instance and the binding.
+const CALLS_TO_LOOK: usize = 2;
+
 const FREEZE: [Accident; 1] = [Accident::Freezes { seconds: None }];
 
 #[test]
@@ -233,8 +236,8 @@ fn a_late_unbind_does_not_touch_the_next_binding_of_that_id() {
         let next = bind(&kind(world)).unwrap().unwrap();
         handler.process().thaw();
         drop(handler.run(&mut answer).unwrap());
-        // It may have been asked for again by then; but half of it is never done.
-        if stored(world).is_some() {
+        // Who had not looked before is asked for the next one. Half of it is never done.
+        if at > CALLS_TO_LOOK || stored(world).is_some() {
             assert_bound(world, &next);
         } else {
             assert_unbound(world);

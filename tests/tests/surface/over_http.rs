@@ -28,7 +28,7 @@ pub(crate) async fn failures(rows: &[&Row], document: &Document) -> Vec<String> 
 }
 
 /// A broker with the table's catalog and credentials, and two cells that nothing ever runs on.
-async fn stack() -> Stack {
+pub(crate) async fn stack() -> Stack {
     let configuration: Value = serde_saphyr::from_str(CONFIGURATION).unwrap();
     let services = configuration["catalog"]["services"].to_string();
     Stack::start(Options {

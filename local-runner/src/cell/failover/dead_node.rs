@@ -116,8 +116,10 @@ impl Hands for DeadNode {
 impl DeadNode {
     async fn ask(&self, candidates: &[Candidate]) -> BTreeMap<String, Answer> {
         let asked = candidates.iter().map(|candidate| async {
-            let answer = self.ask_one(&candidate.api).await.ok()?;
-            Some((candidate.name.clone(), answer))
+            let answer = self.ask_one(&candidate.api).await.inspect_err(|error| {
+                tracing::info!(instance = %self.id.instance, node = %self.id.node, candidate = candidate.name, %error, "a candidate for the failover does not answer");
+            });
+            Some((candidate.name.clone(), answer.ok()?))
         });
         join_all(asked).await.into_iter().flatten().collect()
     }

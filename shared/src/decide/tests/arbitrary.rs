@@ -20,7 +20,8 @@ use crate::{
     effect::{Facts, PortFact, StartAnswer},
     ids::{CellGuid, NodeId, OperationId, Port},
     record::{
-        FormerCredentials, Node, Operation, OperationKind, OperationState, Phase, PortClaim, Record, State,
+        Failover, FormerCredentials, Node, Operation, OperationKind, OperationState, Phase, PlanChange,
+        PortClaim, Record, State,
     },
     roll::{Presence, Roll},
     store::Index,
@@ -33,8 +34,16 @@ pub(super) fn cases() -> impl Strategy<Value = Case> {
 
 /// A cluster that is brought to other settings, and nothing else is the matter with it.
 fn clusters_that_change() -> impl Strategy<Value = Case> {
-    (2u32..5, settings((1..=4).map(node).collect()), 0i64..900).prop_map(|(count, settings, now)| {
+    let plan_change = option::weighted(0.2, plan_changes());
+    let what = (
+        2u32..5,
+        settings((1..=4).map(node).collect()),
+        0i64..900,
+        plan_change,
+    );
+    what.prop_map(|(count, settings, now, plan_change)| {
         Case::update(count, count).after(now).with(|case| {
+            case.record.plan_change = plan_change;
             case.plan = plan_of_version("v2");
             case.cluster.config = Some(Value::Object(case.plan.clone()));
             case.facts.settings = settings;
@@ -207,8 +216,9 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
     );
     let states = prop_oneof![3 => Just(State::Active), 1 => Just(State::Deleting)];
     let known = option::of(select(vec!["v1".to_owned(), "v2".to_owned()]));
+    let plan_change = option::weighted(0.2, plan_changes());
     let how = (
-        (states, known, any::<bool>()),
+        (states, known, any::<bool>(), plan_change),
         any::<bool>(),
         times(),
         prop_oneof![0u32..5, Just(u32::MAX)],
@@ -223,7 +233,7 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
         // No id is both.
         record.retired.retain(|id| !record.nodes.contains_key(id));
         (
-            (record.state, record.settings, changing),
+            (record.state, record.settings, changing, record.plan_change),
             record.bootstrapped,
             record.bootstrap_started,
             record.bootstrap_restarts,
@@ -236,6 +246,14 @@ fn records(ids: Vec<NodeId>) -> impl Strategy<Value = Record> {
             generation: 0,
         });
         record
+    })
+}
+
+fn plan_changes() -> impl Strategy<Value = PlanChange> {
+    let failover = select(vec![Failover::Promote, Failover::Restart]);
+    failover.prop_map(|failover| PlanChange {
+        from: "former".to_owned(),
+        failover,
     })
 }
 

@@ -124,6 +124,7 @@ impl Case {
             },
             context: Map::new(),
             maintenance_version: None,
+            maintenance_change: None,
             node_count: count,
             cells: None,
             port: PortClaim::Candidate {
@@ -146,6 +147,7 @@ impl Case {
             former_credentials: None,
             operation: Some(operation(OperationKind::Provision)),
             last_operation: None,
+            last_requested: None,
         };
         Self {
             record,

@@ -456,7 +456,7 @@ fn every_kind_of_effect_and_end_comes_up() {
     };
     let mut runner = TestRunner::deterministic();
     let mut seen = BTreeSet::new();
-    for _ in 0..8_000 {
+    for _ in 0..12_000 {
         let case = cases().new_tree(&mut runner).unwrap().current();
         let decision = case.decide();
         for effect in &decision.effects {
@@ -485,6 +485,9 @@ fn every_kind_of_effect_and_end_comes_up() {
         "Remove",
         "Forget",
         "Prepare",
+        "RestoreLogins",
+        "ChangePasswords",
+        "LeavePlan",
         "AskReplication",
         "Configure",
         "AskSettings",

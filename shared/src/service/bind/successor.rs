@@ -42,7 +42,7 @@ pub(super) async fn request(
         )));
     };
     let of_the_plan = BindRequest {
-        plan_id: record.request.plan_id.clone(),
+        plan_id: record.known_plan().to_owned(),
         ..predecessor.request
     };
     let request = wanted.like(&of_the_plan);
