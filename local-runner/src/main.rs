@@ -7,6 +7,7 @@ mod cli;
 mod demo;
 mod durable;
 mod file_lock;
+mod http_server;
 mod interrupts;
 mod log;
 mod operation;

@@ -8,9 +8,6 @@ mod lookout;
 pub(crate) mod metrics;
 mod monitor;
 mod reconcile_loop;
-mod server;
-mod taken;
-mod tls;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,8 +15,11 @@ use handlers::app::App;
 use shared::{config::Config, setup::SetupError};
 use tokio::{net::TcpListener, task::JoinSet};
 
-use self::{lookout::Lookout, metrics::Metrics, monitor::Monitor, tls::Certificate};
-use crate::port_holder;
+use self::{lookout::Lookout, metrics::Metrics, monitor::Monitor};
+use crate::{
+    http_server::{self, Certificate},
+    port_holder,
+};
 
 /// Why the broker could not be started, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +96,7 @@ impl BrokerServer {
         beside.spawn(async move { metrics.keep_small().await });
         let monitor = Monitor::new(&self.app, self.metrics, self.lookout);
         let router = http::router(&self.app, &Arc::new(monitor));
-        let server = server::serve(self.listener, self.certificate, router, stop);
+        let server = http_server::serve(self.listener, self.certificate, router, stop);
         while_nothing_ends(server, beside).await
     }
 }

@@ -24,6 +24,7 @@ use super::{
     roster::Roster,
     settings::Settings,
 };
+use crate::http_server;
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
@@ -43,7 +44,7 @@ pub(super) struct Cell {
     beat: Heartbeat,
     /// Bound, so that the port is certain, but not listening before the cell is announced.
     socket: Option<TcpSocket>,
-    server: JoinSet<std::io::Result<()>>,
+    server: JoinSet<()>,
     finish: Option<oneshot::Sender<()>>,
 }
 
@@ -174,13 +175,10 @@ impl Cell {
         );
         let (finish, finished) = oneshot::channel();
         self.finish = Some(finish);
-        self.server.spawn(async move {
-            let server = axum::serve(listener, router);
-            // A sender that is dropped means the same.
-            server
-                .with_graceful_shutdown(async { drop(finished.await) })
-                .await
-        });
+        // A sender that is dropped means the same.
+        let finished = async { drop(finished.await) };
+        self.server
+            .spawn(http_server::serve(listener, None, router, finished));
     }
 
     /// Serves until it is told to stop, then stops every node cleanly.
@@ -201,10 +199,9 @@ impl Cell {
         self.close().await;
         match ended {
             None => Ok(()),
-            Some(Ok(Ok(()))) => Err(CellError::Serve(std::io::Error::other(
+            Some(Ok(())) => Err(CellError::Serve(std::io::Error::other(
                 "it ended without a reason",
             ))),
-            Some(Ok(Err(error))) => Err(CellError::Serve(error)),
             Some(Err(error)) => Err(CellError::Serve(error.into())),
         }
     }

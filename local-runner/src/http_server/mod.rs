@@ -1,7 +1,11 @@
-//! The HTTP port: connections, and how long each may take.
+//! An HTTP port, the broker's or a cell's: connections, and how long each may take.
 //!
 //! **Guarantees.** A client that sends slowly or nothing, or does not read what it is answered, holds a connection for
-//! seconds and nothing else; connections beyond the limit wait until one is free. When the broker is told to stop, requests that are under way are finished first.
+//! seconds and nothing else; connections beyond the limit wait until one is free. When the server is told to stop, requests
+//! that are under way are finished first.
+
+mod taken;
+mod tls;
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -19,7 +23,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{taken::Taken, tls::Certificate};
+use self::taken::Taken;
+pub(crate) use self::tls::Certificate;
 
 /// How long a client may take for a TLS handshake, and for the head of a request, the first as well as the next one on a
 /// connection.
@@ -32,11 +37,11 @@ const HEAD_LIMIT: usize = 64 * 1024;
 const CONNECTIONS: usize = 1024;
 /// After a connection could not be accepted, which happens when file descriptors are used up.
 const BREATHER: Duration = Duration::from_millis(100);
-/// How long requests that are under way may take when the broker is told to stop. What they do is safe to leave.
+/// How long requests that are under way may take when the server is told to stop. What they do is safe to leave.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
 
 /// Serves until `stop`.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     certificate: Option<Arc<Certificate>>,
     router: Router,
@@ -76,7 +81,7 @@ pub(super) async fn serve(
     // Dropping the set ends what is left.
     let ended = async { while connections.join_next().await.is_some() {} };
     if timeout(LAST_REQUESTS, ended).await.is_err() {
-        tracing::warn!("requests were under way when the broker stopped");
+        tracing::warn!("requests were under way when the server stopped");
     }
 }
 

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A certificate with its key, as it is in its files.
-pub(super) struct Certificate {
+pub(crate) struct Certificate {
     current: Arc<Current>,
     files: CertificateFiles,
     /// Of the files, before they were read at the start.
@@ -50,7 +50,7 @@ impl Certificate {
     ///
     /// # Errors
     /// When they are not a certificate and its key; the error names the file.
-    pub(super) fn load(files: CertificateFiles) -> io::Result<Self> {
+    pub(crate) fn load(files: CertificateFiles) -> io::Result<Self> {
         // Before they are read: what changes meanwhile is seen as another pair, and not taken for the one that was read.
         let first = stamps(&files);
         let current = Arc::new(Current(RwLock::new(Arc::new(read(&files)?))));
@@ -74,7 +74,7 @@ impl Certificate {
     }
 
     /// Looks at the files now and then, and takes a new pair over.
-    pub(super) async fn follow(&self) {
+    pub(crate) async fn follow(&self) {
         let mut loaded = self.first;
         let mut complaint = String::new();
         loop {
