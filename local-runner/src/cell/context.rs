@@ -1,6 +1,6 @@
 //! What everything in a cell has at hand.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use shared::{
     cell_api::{NodeParameters, NodeState, NodeStatus},
@@ -17,6 +17,7 @@ use super::{
     ports::PortBook,
     settings::Settings,
 };
+use crate::blocking::blocking;
 
 /// What everything in a cell has at hand.
 pub(super) struct Context {
@@ -49,6 +50,16 @@ impl Context {
             incarnation: parameters.incarnation,
             node: parameters.node_id,
         }
+    }
+
+    /// Does something with what is on disk, away from the threads that serve everything else: a disk that stalls stops no
+    /// heartbeat, and no other node.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&DataDirectory) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let context = Arc::clone(self);
+        blocking(move || work(&context.directory)).await
     }
 
     /// Waits until the guid is known to be this cell's own. Records name cells by their guids: to a copy of a machine they

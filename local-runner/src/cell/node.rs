@@ -248,8 +248,14 @@ impl Keeper {
 
     async fn read(&mut self) -> Option<Judgement> {
         // A caller that went away between having the id retired and having the node told so.
-        if self.context.directory.is_retired(self.id.node).unwrap_or(false) {
-            return Some(Judgement::Remove);
+        let node = self.id.node;
+        match self.context.on_disk(move |disk| disk.is_retired(node)).await {
+            Ok(true) => return Some(Judgement::Remove),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(instance = %self.id.instance, %node, %error, "whether the node is retired cannot be read: it stays as it is");
+                return None;
+            }
         }
         match evidence::consult(self.context.store.as_ref(), &self.id).await {
             Ok(judgement) => {
@@ -274,7 +280,8 @@ impl Keeper {
             Judgement::Run { .. } => (),
             Judgement::Remove => {
                 tracing::warn!(instance = %self.id.instance, node = %self.id.node, "the node is retired; removing it with its data");
-                match self.context.directory.retire(self.id.node) {
+                let node = self.id.node;
+                match self.context.on_disk(move |disk| disk.retire(node)).await {
                     Ok(()) => self.condemned = true,
                     Err(error) => self.fail("remembering that the node is retired", &error).await,
                 }
@@ -290,8 +297,10 @@ impl Keeper {
     /// In quarantine, until something names the node again, or names it as gone for good.
     async fn rest(&mut self) {
         self.show(NodeState::Quarantined);
+        let node = self.id.node;
         match self.judge().await {
-            Some(Judgement::Run { .. }) => match self.context.directory.take_back(self.id.node) {
+            Some(Judgement::Run { .. }) => match self.context.on_disk(move |disk| disk.take_back(node)).await
+            {
                 Ok(()) => {
                     self.quarantined = false;
                     tracing::info!(instance = %self.id.instance, node = %self.id.node, "a record names the node again: it leaves the quarantine");

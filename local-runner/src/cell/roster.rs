@@ -28,14 +28,13 @@ use uuid::Uuid;
 
 use super::{
     context::Context,
-    directory::NodeFile,
+    directory::{DataDirectory, NodeFile},
     evidence,
     judgement::{self, Dismissal, Identity, Judgement},
     node::{Keeper, Life, Order, Origin, Wires},
     process,
     refused::Refused,
 };
-use crate::blocking::blocking;
 
 /// How long a DELETE waits for the node to be gone before it answers that it is still going.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -267,8 +266,7 @@ impl Roster {
     /// What is answered about all.
     pub(super) async fn list(&self) -> Result<CellStatus, Refused> {
         // The disk first: a node that is admitted meanwhile is in the list then.
-        let context = Arc::clone(&self.context);
-        let mut unkept = blocking(move || context.directory.ids()).await?;
+        let mut unkept = self.context.on_disk(DataDirectory::ids).await?;
         let nodes: Vec<NodeStatus> = lock(&self.nodes)
             .values()
             .filter_map(|handle| handle.status())
@@ -324,8 +322,11 @@ impl Roster {
             .claim(node, settings.address, settings.first_port)
             .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no two free ports are left"))?;
         let file = NodeFile { parameters, ports };
-        let (context, kept) = (Arc::clone(&self.context), file.clone());
-        let created = blocking(move || context.directory.create(node, &kept).map(drop)).await;
+        let kept = file.clone();
+        let created = self
+            .context
+            .on_disk(move |disk| disk.create(node, &kept).map(drop))
+            .await;
         if let Err(error) = created {
             self.context.ports.release(node);
             return Err(error.into());
@@ -386,18 +387,16 @@ impl Roster {
         // A directory that nobody could make sense of may be there all the same.
         let home = self.context.directory.node(node).home();
         process::clear(&home, self.context.account.uid()).await?;
-        let context = Arc::clone(&self.context);
-        blocking(move || context.directory.delete(node)).await?;
+        self.context.on_disk(move |disk| disk.delete(node)).await?;
         Ok(None)
     }
 
     /// Whether a directory that nobody could make sense of may go, if there is one. Patroni's configuration in it tells whose
     /// it is.
     async fn check_unkept(&self, node: NodeId) -> Result<(), Refused> {
-        let context = Arc::clone(&self.context);
-        let found = blocking(move || {
-            let is_there = context.directory.ids()?.contains(&node);
-            Ok(is_there.then(|| context.directory.scope(node)))
+        let found = self.context.on_disk(move |disk| {
+            let is_there = disk.ids()?.contains(&node);
+            Ok(is_there.then(|| disk.scope(node)))
         });
         let instance = match found.await? {
             None => return Ok(()),
@@ -430,8 +429,7 @@ impl Roster {
     }
 
     async fn retire(&self, node: NodeId) -> io::Result<()> {
-        let context = Arc::clone(&self.context);
-        blocking(move || context.directory.retire(node)).await
+        self.context.on_disk(move |disk| disk.retire(node)).await
     }
 
     fn check_open(&self) -> Result<(), Refused> {

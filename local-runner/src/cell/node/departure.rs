@@ -1,6 +1,6 @@
 //! How a node ends: stopped with its cell, set aside, or removed for good.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use rustix::process::Signal;
 use shared::{cell_api::NodeState, keyspace, store::StoreError};
@@ -27,7 +27,11 @@ impl Keeper {
         self.stop(STOP).await?;
         self.deregister().await;
         let seconds = self.context.unix_time();
-        let place = self.context.directory.set_aside(self.id.node, seconds)?;
+        let node = self.id.node;
+        let place = self
+            .context
+            .on_disk(move |disk| disk.set_aside(node, seconds))
+            .await?;
         self.quarantined = true;
         self.show(NodeState::Quarantined);
         tracing::warn!(instance = %self.id.instance, node = %self.id.node, place = %place.display(), "no record names the node on this cell: it is stopped and its directory set aside; nothing was deleted");
@@ -90,8 +94,8 @@ impl Keeper {
 
     async fn delete(&self) -> io::Result<()> {
         socket::remove(&self.socket_directory(), &self.directory.home())?;
-        let (context, node) = (Arc::clone(&self.context), self.id.node);
-        tokio::task::spawn_blocking(move || context.directory.delete(node)).await?
+        let node = self.id.node;
+        self.context.on_disk(move |disk| disk.delete(node)).await
     }
 
     async fn deregister(&self) {

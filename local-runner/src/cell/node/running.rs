@@ -1,7 +1,7 @@
 //! A node while its Patroni is started, runs and dies.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +25,7 @@ use super::{
     },
     FIRST_DELAY, Keeper, LAST_DELAY, RETRY, lockout, unless_ordered,
 };
+use crate::blocking::blocking;
 
 /// Patroni dies of a SIGHUP that comes before it listens to it.
 const YOUNG: Duration = Duration::from_secs(5);
@@ -103,7 +104,7 @@ impl Keeper {
     }
 
     /// Takes over the passwords that the cell was told, if they are later ones. They are on disk before anything has them.
-    fn take_over(&mut self) -> io::Result<()> {
+    async fn take_over(&mut self) -> io::Result<()> {
         let told = self.told.borrow_and_update().clone();
         let own = &self.file.parameters;
         let Some(told) = told.filter(|told| told.credential_generation > own.credential_generation) else {
@@ -116,16 +117,30 @@ impl Keeper {
             },
             ..self.file.clone()
         };
-        self.context.directory.update(self.id.node, &file)?;
+        self.write_down(&file).await?;
         self.file = file;
         let generation = self.file.parameters.credential_generation;
         tracing::info!(instance = %self.id.instance, node = %self.id.node, generation, "took other passwords over");
         Ok(())
     }
 
+    /// Writes down what the cell was told of the node.
+    async fn write_down(&self, file: &NodeFile) -> io::Result<()> {
+        let (node, file) = (self.id.node, file.clone());
+        self.context.on_disk(move |disk| disk.update(node, &file)).await
+    }
+
+    /// Writes Patroni's configuration.
+    async fn configure(&self, text: String) -> io::Result<()> {
+        let node = self.id.node;
+        self.context
+            .on_disk(move |disk| disk.write_patroni_yml(node, &text))
+            .await
+    }
+
     /// Everything that must be in place before Patroni starts. Answers whether PostgreSQL runs already.
     async fn prepare(&mut self) -> io::Result<bool> {
-        self.take_over()?;
+        self.take_over().await?;
         let (home, uid) = (self.directory.home(), self.context.account.uid());
         process::clear_stragglers(&home, uid).await?;
         let address = self.context.settings.address;
@@ -145,12 +160,11 @@ impl Keeper {
                 .ok_or_else(no_port)?;
             tracing::warn!(instance = %self.id.instance, node = %self.id.node, old = self.file.ports.postgresql, new = pair.postgresql, "the node's ports are in use by another program; it moves to others");
             self.file.ports = pair;
-            self.context.directory.update(self.id.node, &self.file)?;
+            self.write_down(&self.file).await?;
             self.show(NodeState::Waiting);
         }
         socket::prepare(&self.socket_directory(), &self.context.account)?;
-        let text = self.configuration();
-        self.context.directory.write_patroni_yml(self.id.node, &text)?;
+        self.configure(self.configuration()).await?;
         Ok(postgresql_runs)
     }
 
@@ -260,10 +274,11 @@ impl Keeper {
 
     /// Writes Patroni's configuration when it is another one now, and makes Patroni read it.
     async fn reconfigure(&mut self, running: &mut Running) -> io::Result<()> {
-        self.take_over()?;
-        let text = self.configuration();
-        if std::fs::read(self.directory.patroni_yml()).ok().as_deref() != Some(text.as_bytes()) {
-            self.context.directory.write_patroni_yml(self.id.node, &text)?;
+        self.take_over().await?;
+        let (text, written) = (self.configuration(), self.directory.patroni_yml());
+        let written = blocking(move || Ok(fs::read(written).ok())).await?;
+        if written.as_deref() != Some(text.as_bytes()) {
+            self.configure(text).await?;
             running.reload_due = Some(Instant::now());
             tracing::info!(instance = %self.id.instance, node = %self.id.node, nofailover = self.nofailover, "changed Patroni's configuration");
         }
@@ -356,7 +371,7 @@ fn no_port() -> io::Error {
 
 /// The last line of a file, shortened: enough to see why a program refused to start.
 fn last_line(path: &Path) -> String {
-    let text = std::fs::read(path).unwrap_or_default();
+    let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     text.lines()
         .last()
