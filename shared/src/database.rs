@@ -8,23 +8,23 @@
 //! **Assumes.** `password_encryption` is SCRAM; nobody but the broker has the superuser's password.
 
 mod credentials;
+mod error;
 mod reader;
+mod session;
 
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{
-    join,
-    time::{sleep, timeout},
-};
-use tokio_postgres::{Client, Config, Connection, NoTls, Socket, error::SqlState, tls::NoTlsStream};
+use tokio::time::{sleep, timeout};
+use tokio_postgres::{Client, error::SqlState};
 
+pub use self::error::DatabaseError;
+use self::{error::explain, session::with_session};
 use crate::{
     binding::Access,
-    cell_api::{REPLICATION_USER, REWIND_USER, SUPERUSER},
+    cell_api::{REPLICATION_USER, REWIND_USER},
     decide::dynamic_configuration::{STANDBY_LIMITS, VERSION},
-    ids::InstanceId,
     master_keys::Passwords,
 };
 
@@ -38,22 +38,11 @@ pub const READER: &str = "app_reader";
 /// Where the broker itself is at work.
 const MAINTENANCE: &str = "postgres";
 
-/// Statements of these sessions hold SCRAM verifiers. Nothing that an operator tells PostgreSQL to log shows them.
-const SILENCE: &str = "-c log_statement=none -c log_min_error_statement=panic -c log_min_duration_statement=-1 \
-    -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0";
-/// An instance's users own [`DATABASE`], and choose with `ALTER DATABASE` what sessions in it begin with. Were it theirs where
-/// a superuser looks for functions and operators first, then what they have made would run with all rights (CVE-2018-1058).
-const SOVEREIGNTY: &str = "-c search_path=pg_catalog,pg_temp -c role=none -c default_transaction_read_only=off \
-    -c synchronous_commit=on -c statement_timeout=0 -c lock_timeout=0";
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// How long replicas are waited for. One that is further behind than this does not take over (Patroni's
 /// `maximum_lag_on_failover`), or has lost its connection.
 const REPLICAS_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks at how far replicas are.
 const POLL: Duration = Duration::from_millis(10);
-/// For everything that one call does.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
-
 /// Where and how to log in as the superuser.
 #[derive(Debug, Clone)]
 pub struct Door {
@@ -108,48 +97,13 @@ pub enum Login {
 /// What one node's PostgreSQL runs with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeSettings {
-    /// The value of [`VERSION`](crate::decide::dynamic_configuration::VERSION) in the configuration that it has loaded; empty
+    /// The value of [`VERSION`] in the configuration that it has loaded; empty
     /// when there was none in it.
     pub version: String,
     /// Whether a parameter that it has loaded takes a restart.
     pub pending: bool,
     /// The values of those parameters that must not be lower on a standby than on its primary, by name.
     pub limits: BTreeMap<String, i64>,
-}
-
-/// Why PostgreSQL did not do what was asked, without secrets.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DatabaseError {
-    /// In the broker's words.
-    #[error("{0}")]
-    Unfit(String),
-    /// In PostgreSQL's words: it refuses to.
-    #[error("{0}")]
-    Refused(String),
-    /// No session began, or it broke off.
-    #[error("{0}")]
-    Unreachable(String),
-}
-
-impl DatabaseError {
-    /// What clients may read of it, in the description of their operation. What PostgreSQL and the network say may name what
-    /// is inside: addresses, roles.
-    #[must_use]
-    pub fn outside(&self) -> String {
-        match self {
-            Self::Unfit(text) => text.clone(),
-            Self::Refused(_) => "PostgreSQL refuses it, as the broker's log says".to_owned(),
-            Self::Unreachable(_) => "PostgreSQL cannot be reached".to_owned(),
-        }
-    }
-
-    /// Told to operators, as far as it is not a part of every start, and to clients.
-    pub(crate) fn told(&self, instance: &InstanceId) -> String {
-        if let Self::Refused(error) = self {
-            tracing::warn!(%instance, error, "PostgreSQL refuses what the broker asks for");
-        }
-        self.outside()
-    }
 }
 
 /// What the broker asks of an instance's PostgreSQL.
@@ -306,57 +260,6 @@ impl Databases for PostgresDatabases {
     }
 }
 
-/// Logs in, does something, and sees the session closed before it answers: nothing may outlive a function's answer.
-async fn with_session<T>(
-    door: &Door,
-    database: &str,
-    work: impl AsyncFnOnce(&Client) -> Result<T, DatabaseError>,
-) -> Result<T, DatabaseError> {
-    let late = || {
-        DatabaseError::Unreachable(format!(
-            "PostgreSQL did not answer within {} s",
-            CALL_LIMIT.as_secs()
-        ))
-    };
-    let session = async {
-        let (client, connection) = connect(door, database).await?;
-        let work = async move {
-            let result = work(&client).await;
-            drop(client);
-            result
-        };
-        // The connection ends when its client is dropped. What it reports then is no news: the work has its own result.
-        let (result, _) = join!(work, connection);
-        result
-    };
-    timeout(CALL_LIMIT, session).await.unwrap_or_else(|_| Err(late()))
-}
-
-/// Logs in, with the former password where the present one is not in force yet.
-async fn connect(
-    door: &Door,
-    database: &str,
-) -> Result<(Client, Connection<Socket, NoTlsStream>), DatabaseError> {
-    let mut refused = DatabaseError::Unfit("there is no password".to_owned());
-    for password in door.passwords.to_try() {
-        let mut config = Config::new();
-        config
-            .host(&door.host)
-            .port(door.port)
-            .user(SUPERUSER)
-            .password(password.expose_secret())
-            .dbname(database)
-            .application_name("patroni-broker")
-            .options(format!("{SILENCE} {SOVEREIGNTY}"))
-            .connect_timeout(CONNECT_LIMIT);
-        match config.connect(NoTls).await {
-            Err(error) if error.code() == Some(&SqlState::INVALID_PASSWORD) => refused = explain(error),
-            connected => return connected.map_err(explain),
-        }
-    }
-    Err(refused)
-}
-
 /// Makes a role that can log in, unless somebody else is quicker.
 async fn create_role(
     client: &Client,
@@ -477,16 +380,6 @@ fn exists_already(error: &tokio_postgres::Error) -> bool {
         ]
         .contains(&code)
     })
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn explain(error: tokio_postgres::Error) -> DatabaseError {
-    use std::error::Error;
-    match (error.as_db_error(), error.source()) {
-        (Some(said), _) => DatabaseError::Refused(said.message().to_owned()),
-        (None, Some(source)) => DatabaseError::Unreachable(format!("{error}: {source}")),
-        (None, None) => DatabaseError::Unreachable(error.to_string()),
-    }
 }
 
 /// An SQL identifier. Role names come from [`crate::binding`] and hold letters, digits and underscores only; quoting is

@@ -3,37 +3,30 @@
 //! The wanted state is `node_count` nodes on cells (of `cells`, if restricted), all streaming, reached through the public
 //! port. Each decision moves one step towards it from wherever the cluster is.
 
-use std::collections::BTreeSet;
+mod remedies;
+mod staffing;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
+pub use self::staffing::{SCOPE_IN_USE, is_somebody_elses};
+pub(super) use self::staffing::{clear_scope, wanted};
+use self::{
+    remedies::{question, remedy},
+    staffing::{fill_up, start_over},
+};
 use super::{
-    Decision, Situation, credentials, departure, describe, dynamic_configuration, end,
-    placement::{self, CellView, Wanted},
-    restarts::{self, NextRestart},
+    Decision, Situation, credentials, departure, describe, dynamic_configuration, end, restarts,
     shortcomings::{self, Shortcoming},
     tell, whereabouts,
 };
 use crate::{
-    cluster::Cluster,
     effect::{Effect, PortFact},
     ids::{CellGuid, NodeId},
     record::{Node, OperationKind, OperationState, Phase, PortClaim, Record},
 };
 
-/// How long a bootstrap may go without a leader before it is started over. A bootstrap takes about 3 s on an idle
-/// machine; twenty at once on two cores took 24 s (patroni-reference.md).
-const BOOTSTRAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(90);
-
 /// Seconds after which a cell is asked again for a node that has not reported to Patroni.
 const ASK_AGAIN: i64 = 5;
-
-/// What is said when [`is_somebody_elses`].
-pub const SCOPE_IN_USE: &str = "a Patroni cluster that this broker does not know runs under this id";
-
-/// How often a bootstrap that never got a leader is started over within one operation.
-const BOOTSTRAP_RESTARTS: u32 = 3;
 
 pub(super) fn decide(situation: &Situation<'_>) -> Decision {
     let mut record = situation.record.clone();
@@ -289,247 +282,4 @@ fn look_for_cells(record: &Record, effects: &mut Vec<Effect>, situation: &Situat
     if record.bootstrapped && situation.facts.roll.is_none() && record.staying().any(is_silent) {
         effects.push(Effect::ListCells);
     }
-}
-
-/// Starts a bootstrap over that has had no leader for too long: all nodes go, and new ones come once they are gone and
-/// nothing of the attempt is left. Only before the cluster ever stood.
-fn start_over(record: &mut Record, situation: &Situation<'_>) {
-    let started = record.bootstrap_started;
-    let stuck = !record.bootstrapped
-        && situation.cluster.leader.is_none()
-        && record.staying().next().is_some()
-        && record.bootstrap_restarts < BOOTSTRAP_RESTARTS
-        && situation.now.duration_since(started).unsigned_abs() > BOOTSTRAP_PATIENCE
-        && situation.now > started;
-    if stuck {
-        record.bootstrap_restarts += 1;
-        record.bootstrap_started = situation.now;
-        for node in record.nodes.values_mut() {
-            node.phase = Phase::Leaving;
-        }
-    }
-}
-
-/// Places nodes until there are as many as asked for. Answers why that is not possible now.
-fn fill_up(record: &mut Record, effects: &mut Vec<Effect>, situation: &Situation<'_>) -> Option<String> {
-    let placed = whereabouts::fitting(record, situation).count();
-    let count = usize::try_from(record.node_count)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(placed);
-    if count == 0 {
-        return None;
-    }
-    // A new node copies its data from the leader. Without one it would wait for ever, and nobody could say any more that
-    // every copy is lost.
-    if record.bootstrapped && !whereabouts::is_led(record, situation) {
-        return None;
-    }
-    if !record.bootstrapped && placed == 0 {
-        // A bootstrap that is started over: nothing of the last attempt may be left, or the new nodes would wait for
-        // its leader for ever. A node that takes no part and whose cell is missing is not waited for, unless it may be the
-        // one that initialises: should its machine only stand still, Patroni would go on there and take the leadership from
-        // whoever has it by then (`take_leader` after a bootstrap).
-        let may_initialise = |node: &Node| {
-            let roll = situation.facts.roll.as_ref();
-            situation.cluster.initialize.is_some() && !roll.is_some_and(|roll| roll.is_destroyed(&node.cell))
-        };
-        let is_waited_for = |(id, node): (&NodeId, &Node)| {
-            !whereabouts::is_out_of_reach(*id, node, situation) || may_initialise(node)
-        };
-        if record.nodes.iter().any(is_waited_for) {
-            return None;
-        }
-        if !situation.cluster.leaves.is_empty() {
-            if is_somebody_elses(record, situation.cluster) {
-                return Some(SCOPE_IN_USE.to_owned());
-            }
-            effects.push(clear_scope(situation));
-            return None;
-        }
-    }
-    let Some(cells) = &situation.facts.cells else {
-        effects.push(Effect::ListCells);
-        return None;
-    };
-    let is_missing = |cell: &CellView| {
-        let roll = situation.facts.roll.as_ref();
-        roll.is_some_and(|roll| roll.missing_since(&cell.guid).is_some())
-    };
-    let cells: Vec<CellView> = cells.iter().filter(|cell| !is_missing(cell)).cloned().collect();
-    let chosen = match placement::choose(&cells, &wanted(record, count, situation)) {
-        Ok(chosen) => chosen,
-        Err(shortage) => return Some(shortage.to_string()),
-    };
-    for cell in chosen {
-        let node = unused_node(record, situation);
-        let placed = Node {
-            cell: cell.guid.clone(),
-            availability_zone: cell.availability_zone.clone(),
-            phase: Phase::Assigned,
-            assigned: situation.now,
-            missing_since: None,
-            credentials_due: false,
-        };
-        record.nodes.insert(node, placed);
-        effects.push(Effect::Project(node));
-    }
-    None
-}
-
-/// Whether a cluster lives in the scope that this record knows nothing of: one of the original broker, or any other
-/// Patroni. What an earlier life has left behind has no leader, once its ttl is over, and no members.
-#[must_use]
-pub fn is_somebody_elses(record: &Record, cluster: &Cluster) -> bool {
-    let ours = |name: &String| {
-        name.parse()
-            .is_ok_and(|node| record.retired.contains(&node) || record.nodes.contains_key(&node))
-    };
-    cluster
-        .leader
-        .iter()
-        .chain(cluster.members.keys())
-        .any(|name| !ours(name))
-}
-
-/// A node id that the instance never had. The number makes ids differ within one seed.
-fn unused_node(record: &Record, situation: &Situation<'_>) -> NodeId {
-    let had = |node: &NodeId| record.nodes.contains_key(node) || record.retired.contains(node);
-    let mut number = record.nodes.len() + record.retired.len();
-    loop {
-        let node = situation.fresh_node(number);
-        if !had(&node) {
-            return node;
-        }
-        number += 1;
-    }
-}
-
-pub(super) fn clear_scope(situation: &Situation<'_>) -> Effect {
-    Effect::ClearScope {
-        leaves: situation.cluster.leaves.clone(),
-        directories: situation.cluster.directories.clone(),
-    }
-}
-
-pub(super) fn wanted<'a>(record: &'a Record, count: usize, situation: &Situation<'_>) -> Wanted<'a> {
-    let occupied: BTreeSet<&CellGuid> = record.nodes.values().map(|node| &node.cell).collect();
-    Wanted {
-        count,
-        zones: whereabouts::fitting(record, situation)
-            .map(|(_, node)| node.availability_zone.as_str())
-            .collect(),
-        occupied,
-        only: record.cells.as_deref(),
-        turn: record.port.owned().map_or(0, |port| port.number().into()),
-    }
-}
-
-/// What may show that a shortcoming is none, unless it was asked in this pass.
-fn question(shortcoming: &Shortcoming, record: &Record, situation: &Situation<'_>) -> Option<Effect> {
-    let facts = situation.facts;
-    match shortcoming {
-        Shortcoming::NotStreaming { .. } if facts.replication.is_none() => Some(Effect::AskReplication),
-        Shortcoming::NotLoaded { .. } if facts.settings.is_none() => Some(Effect::AskSettings),
-        Shortcoming::PortNotReady { .. } if record.port.owned().is_some() && facts.prepared.is_none() => {
-            Some(Effect::Prepare)
-        }
-        Shortcoming::FormerRoles { .. } if record.port.owned().is_some() && facts.passwords.is_none() => {
-            Some(Effect::ChangePasswords)
-        }
-        // They are made in a database that is prepared.
-        Shortcoming::LoginsMissing { .. } if facts.logins.is_none() && facts.prepared == Some(Ok(())) => {
-            Some(Effect::RestoreLogins)
-        }
-        _ => None,
-    }
-}
-
-/// What can be done about one shortcoming now.
-fn remedy(
-    shortcoming: &Shortcoming,
-    missing: &[Shortcoming],
-    record: &Record,
-    situation: &Situation<'_>,
-) -> Option<Effect> {
-    let port_owned = record.port.owned().is_some();
-    match shortcoming {
-        Shortcoming::NotRunning { node, .. } => {
-            // A node that reports to Patroni is its cell's business. One that does not may never have been asked for:
-            // whoever placed it asked at once, so others give it a moment.
-            let silent = situation.cluster.member(*node).is_none();
-            let just_placed =
-                !situation.record.nodes.contains_key(node) || situation.record.port.owned().is_none();
-            let overdue = record
-                .nodes
-                .get(node)
-                .is_some_and(|placed| may_be_asked_again(placed, situation.now));
-            // An empty node may take the place of what its cell does not have any more only where it can copy the data. One
-            // that is only down is started by its cell.
-            let may_be_empty = !record.bootstrapped || whereabouts::is_led(record, situation);
-            (port_owned && silent && may_be_empty && (just_placed || overdue))
-                .then_some(Effect::Start(*node))
-                .filter(|_| credentials::may_be_told(*node, record, situation))
-        }
-        Shortcoming::NotStreaming { .. }
-        | Shortcoming::PortNotReady { .. }
-        | Shortcoming::NotLoaded { .. }
-        | Shortcoming::FormerRoles { .. }
-        | Shortcoming::LoginsMissing { .. } => question(shortcoming, record, situation),
-        Shortcoming::FormerPasswords { node, .. } => credentials::tell(*node, record, situation),
-        Shortcoming::Settings { patch } => {
-            let still_growing = missing.iter().any(|one| {
-                // A node that goes does not make the cluster grow, and its cell may be away for long.
-                !matches!(
-                    one,
-                    Shortcoming::Settings { .. }
-                        | Shortcoming::PortNotReady { .. }
-                        | Shortcoming::LoginsMissing { .. }
-                        | Shortcoming::FormerRoles { .. }
-                        | Shortcoming::FormerPasswords { .. }
-                        | Shortcoming::NotGone { .. }
-                )
-            });
-            if !still_growing {
-                return Some(Effect::Configure(patch.clone()));
-            }
-            let current = situation.cluster.config.as_ref().unwrap_or(&Value::Null);
-            let quick =
-                dynamic_configuration::patch(current, &dynamic_configuration::while_growing(situation.plan?));
-            (!quick.is_empty()).then_some(Effect::Configure(quick))
-        }
-        Shortcoming::RestartPending { .. } => match restarts::next(missing, record, situation)? {
-            NextRestart::InPlace(node) => restarts::in_place(node, situation),
-            NextRestart::AfterHandover => hand_over(1, missing, record, situation),
-        },
-        Shortcoming::LeaderLeaves => hand_over(1, missing, record, situation),
-        Shortcoming::LeaderElsewhere { .. } => hand_over(record.node_count, missing, record, situation),
-        _ => None,
-    }
-}
-
-/// Hands the leadership to a node that streams where it should, once as many do.
-fn hand_over(
-    needed: u32,
-    missing: &[Shortcoming],
-    record: &Record,
-    situation: &Situation<'_>,
-) -> Option<Effect> {
-    let leader = situation.cluster.leader.clone()?;
-    let streams = |node: NodeId| {
-        !missing.iter().any(|one| {
-            matches!(one,
-                Shortcoming::NotRunning { node: lame, .. } | Shortcoming::NotStreaming { node: lame, .. } if *lame == node)
-        })
-    };
-    let able: Vec<String> = whereabouts::fitting(record, situation)
-        .filter(|(node, _)| streams(*node))
-        .map(|(node, _)| node.to_string())
-        .collect();
-    // In synchronous mode Patroni hands over to a synchronous standby only. It chooses one of these nodes when the others
-    // have gone.
-    let standbys = &situation.cluster.synchronous;
-    let may_lead = |name: &String| *name != leader && (standbys.is_empty() || standbys.contains(name));
-    let candidate = able.iter().find(|name| may_lead(name))?.clone();
-    let are_enough = able.len() >= usize::try_from(needed).unwrap_or(usize::MAX);
-    are_enough.then_some(Effect::Switchover { leader, candidate })
 }
