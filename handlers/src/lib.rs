@@ -1,4 +1,4 @@
-//! The endpoints of the Open Service Broker API: each a function of an [`App`] and a request, and a binary of its own.
+//! The endpoints of the Open Service Broker API: each a function of an [`App`](app::App) and a request, and a binary of its own.
 //!
 //! A handler decodes the request, makes one call into `shared`, and encodes the answer. What all of them have in common
 //! (who may call, which version, how errors look) is in [`front_door`]; which paths there are is in [`routes`].

@@ -33,7 +33,7 @@ pub struct Broker {
     pub patroni: Arc<dyn PatroniClient>,
     /// The instances' PostgreSQL.
     pub databases: Arc<dyn Databases>,
-    /// What moves instances on: [`decide::decide`].
+    /// What moves instances on: [`decide`](mod@crate::decide).
     pub decide: fn(&Situation<'_>) -> Decision,
     /// Time and chance.
     pub clock: Arc<dyn Clock>,

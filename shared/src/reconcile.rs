@@ -3,7 +3,7 @@
 //!
 //! **Guarantees.** If only this ever runs, every operation still ends, also where a run is cut off before it has come to all
 //! of them: each run takes them in an order of chance. Passes that overlap, in one process or in several, do no harm: each
-//! step is an [`advance`] like any other.
+//! step is an [`advance`](mod@crate::advance) like any other.
 
 mod cursor;
 pub mod drift;

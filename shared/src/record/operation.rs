@@ -76,7 +76,7 @@ pub enum OperationKind {
     /// Removes it.
     Deprovision,
     /// Makes it anew, empty, after every copy of its data was lost. Brokers and cells from before there was this kind cannot
-    /// read the record then, and leave it alone; it needs no [`SCHEMA`] of its own.
+    /// read the record then, and leave it alone; it needs no [`SCHEMA`](super::SCHEMA) of its own.
     Recreate,
     /// Gives nodes and broker other passwords. For brokers and cells from before, what was said of [`Self::Recreate`] holds.
     Rotate,
