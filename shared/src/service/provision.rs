@@ -1,6 +1,6 @@
 //! `PUT /v2/service_instances/:id`: makes an instance (osb-reference.md, 4).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -12,6 +12,7 @@ use super::{
 use crate::{
     advance::{Current, Pass, Walk, advance, advance_from, read_cluster, read_record},
     broker::Broker,
+    catalog::Plan,
     cells::Cell,
     decide::{
         active, dynamic_configuration,
@@ -19,7 +20,7 @@ use crate::{
     },
     effect::{PortFact, StartAnswer},
     error::Error,
-    ids::{Incarnation, InstanceId, NodeId},
+    ids::{Incarnation, InstanceId, NodeId, Port},
     keyspace,
     marker::Marker,
     parameters::{self, Wishes},
@@ -75,7 +76,6 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         .catalog
         .plan(&request.service_id, &request.plan_id)?;
     let wishes = parameters::wishes(&request.parameters, plan, plan.cluster.nodes.default)?;
-    let node_count = wishes.node_count;
     parameters::check_maintenance(command.maintenance_version.as_deref(), plan)?;
     command.patience.check()?;
     if let Some(current) = read_record(broker, &command.instance).await? {
@@ -88,53 +88,18 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
     )?;
     check_room(&cells, &wishes)?;
 
-    let incarnation = Incarnation::from(broker.clock.random());
     let identity = command.originating_identity.clone();
-    let count = usize::try_from(node_count).unwrap_or(usize::MAX);
+    let count = usize::try_from(wishes.node_count).unwrap_or(usize::MAX);
     let description = format!("members {}", vec!["stopped"; count].join(", "));
     let operation = begin(broker, OperationKind::Provision, request, description, identity);
-    let port = PortClaim::Candidate {
-        port: candidate,
-        misses: 0,
-    };
-    let record = Record {
-        schema: SCHEMA,
-        instance_id: command.instance.clone(),
-        incarnation,
-        request: request.clone(),
-        context: command.context.clone(),
-        maintenance_version: plan.maintenance_info.as_ref().map(|info| info.version.clone()),
-        maintenance_change: None,
-        node_count,
-        cells: wishes.cells,
-        port,
-        nodes: std::collections::BTreeMap::new(),
-        retired: Vec::new(),
-        retired_earlier: 0,
-        state: State::Active,
-        bootstrapped: false,
-        bootstrap_started: operation.started,
-        bootstrap_restarts: 0,
-        scope_cleared: None,
-        failover: Some(plan.cluster.failover),
-        plan_change: None,
-        // Its nodes are started with these.
-        settings: dynamic_configuration::version(&dynamic_configuration::of_plan(&plan.cluster))
-            .map(str::to_owned),
-        master_key: broker.settings.master_keys.active().to_owned(),
-        credential_generation: FIRST_GENERATION,
-        former_credentials: None,
-        operation: Some(operation.clone()),
-        last_operation: None,
-        last_requested: None,
-    };
+    let record = first_record(broker, command, plan, wishes, candidate, operation.clone());
     if active::is_somebody_elses(&record, &cluster) {
         return Err(Error::Unprocessable(active::SCOPE_IN_USE.to_owned()));
     }
     let mut walk = Walk::new(broker, cluster).with_cells(cells);
     let first = walk.decide(&record);
     // First of all that is written: who is refused leaves nothing, and a marker may be shared with others.
-    let reserved = quota::reserve(broker, plan, &command.instance, incarnation, operation.id).await?;
+    let reserved = quota::reserve(broker, plan, &command.instance, record.incarnation, operation.id).await?;
     let claimed = announce_and_claim(broker, first.record, &operation, began).await;
     let is_written = matches!(&claimed, Ok((_, Some(_))));
     if !is_written && !matches!(&claimed, Err(Error::Store(StoreError::Ambiguous { .. }))) {
@@ -166,6 +131,51 @@ pub async fn provision(broker: &Broker, command: &Provision) -> Result<Provision
         return Err(reason);
     }
     finish(broker, command, &operation).await
+}
+
+/// The record of an instance that was just asked for.
+fn first_record(
+    broker: &Broker,
+    command: &Provision,
+    plan: &Plan,
+    wishes: Wishes,
+    candidate: Port,
+    operation: Operation,
+) -> Record {
+    Record {
+        schema: SCHEMA,
+        instance_id: command.instance.clone(),
+        incarnation: Incarnation::from(broker.clock.random()),
+        request: command.request.clone(),
+        context: command.context.clone(),
+        maintenance_version: plan.maintenance_info.as_ref().map(|info| info.version.clone()),
+        maintenance_change: None,
+        node_count: wishes.node_count,
+        cells: wishes.cells,
+        port: PortClaim::Candidate {
+            port: candidate,
+            misses: 0,
+        },
+        nodes: BTreeMap::new(),
+        retired: Vec::new(),
+        retired_earlier: 0,
+        state: State::Active,
+        bootstrapped: false,
+        bootstrap_started: operation.started,
+        bootstrap_restarts: 0,
+        scope_cleared: None,
+        failover: Some(plan.cluster.failover),
+        plan_change: None,
+        // Its nodes are started with these.
+        settings: dynamic_configuration::version(&dynamic_configuration::of_plan(&plan.cluster))
+            .map(str::to_owned),
+        master_key: broker.settings.master_keys.active().to_owned(),
+        credential_generation: FIRST_GENERATION,
+        former_credentials: None,
+        operation: Some(operation),
+        last_operation: None,
+        last_requested: None,
+    }
 }
 
 /// Announces the provision, and writes its first record unless there is one already, another's. Answers the index of the
