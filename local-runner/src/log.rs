@@ -26,6 +26,7 @@ pub(crate) fn to_stderr() {
     } else {
         begin(lines.json().flatten_event(true));
     }
+    panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
 }
 
 /// Logs to a file, after what is in it.
@@ -39,6 +40,12 @@ pub(crate) fn to_file(path: &Path) -> io::Result<()> {
     let file = append(path)?;
     let lines = fmt::layer().json().flatten_event(true);
     begin(lines.with_writer(Mutex::new(file)));
+    // Whoever sits in front of it is told as well.
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        tracing::error!("{panic}");
+        tell(panic);
+    }));
     Ok(())
 }
 
@@ -54,9 +61,8 @@ pub(crate) fn append(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What is logged is counted as well. A panic is logged, wherever the log goes.
+/// What is logged is counted as well.
 fn begin(lines: impl Layer<Registry> + Send + Sync) {
-    panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     tracing_subscriber::registry()
         .with(lines.and_then(FromLog).with_filter(LevelFilter::INFO))
         .init();

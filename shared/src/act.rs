@@ -358,7 +358,5 @@ async fn prepare(broker: &Broker, scene: Scene<'_>) -> Result<Finding, DeriveErr
         return Ok(Finding::Nothing);
     };
     let prepared = broker.databases.prepare(&door, identifier, &nodes).await;
-    Ok(Finding::Prepared(
-        prepared.map_err(|error| error.told(&scene.record.instance_id)),
-    ))
+    Ok(Finding::Prepared(prepared.map_err(|error| error.outside())))
 }

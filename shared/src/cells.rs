@@ -28,6 +28,8 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(12);
 /// A cell answers this from memory.
 const LIST_LIMIT: Duration = Duration::from_secs(5);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long a connection is kept for the next request: not as long as cells keep it (10 s).
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A cell that can be asked.
 #[derive(Debug, Clone)]
@@ -154,6 +156,7 @@ pub fn http_client() -> Result<Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_LIMIT)
         .timeout(REMOVE_LIMIT)
+        .pool_idle_timeout(IDLE_LIMIT)
         .build()
 }
 

@@ -334,7 +334,7 @@ async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
     };
     timeout(REPLICAS_LIMIT, reached).await.unwrap_or_else(|_| {
         tracing::warn!(
-            "a replica has not received a change of roles yet; a failover to it now would undo it"
+            "a replica has not received what was committed yet; a failover to it now would undo a change of roles"
         );
         Ok(())
     })

@@ -22,7 +22,7 @@ use handlers::{
 };
 use http_body_util::LengthLimitError;
 use lambda_http::{Body, RequestExt, Response};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use shared::error::Error;
 use tokio::time::timeout;
 
@@ -33,6 +33,13 @@ use super::{
 
 /// The largest body of a request. The schemas of parameters are far smaller.
 const BODY_LIMIT: usize = 1 << 20;
+
+/// What does not stand for itself in every part of a URL (RFC 3986, 2.3).
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// How long a body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -68,9 +75,9 @@ pub(super) fn router(app: &Arc<App>, monitor: &Arc<Monitor>) -> Router {
         .layer(map_response(tell_strangers_nothing))
 }
 
-/// The ids in a path as a client sends them, for handlers decode them.
+/// The ids in a path as a client sends them, for handlers decode them. One that fits is not changed.
 fn as_sent(parameters: &RawPathParams) -> HashMap<String, String> {
-    let encoded = |value: &str| utf8_percent_encode(value, NON_ALPHANUMERIC).to_string();
+    let encoded = |value: &str| utf8_percent_encode(value, IN_PATH).to_string();
     parameters
         .iter()
         .map(|(name, value)| (name.to_owned(), encoded(value)))

@@ -1,7 +1,7 @@
 //! An HTTP port, the broker's or a cell's: connections, and how long each may take.
 //!
 //! **Guarantees.** A client that sends slowly or nothing, or does not read what it is answered, holds a connection for
-//! seconds and nothing else; connections beyond the limit wait until one is free. When the server is told to stop, requests
+//! seconds and nothing else (how long a body may take is the router's business); connections beyond the limit wait until one is free. When the server is told to stop, requests
 //! that are under way are finished first.
 
 mod taken;

@@ -30,7 +30,7 @@ pub(super) async fn change(broker: &Broker, scene: Scene<'_>) -> Finding {
         .databases
         .change_passwords(&door, identifier, &change)
         .await;
-    Finding::Passwords(changed.map_err(|error| error.told(&record.instance_id)))
+    Finding::Passwords(changed.map_err(|error| error.outside()))
 }
 
 /// Where it is to be done, and what; `None` while the instance has no port.

@@ -66,7 +66,7 @@ pub(super) async fn restore(broker: &Broker, record: &Record) -> Result<Result<(
                 .await;
             // A login that an unbind has just withdrawn is nobody's business any more.
             made.map(drop)
-                .map_err(|error| format!("binding {id}: {}", error.told(&record.instance_id)))
+                .map_err(|error| format!("binding {id}: {}", error.outside()))
         }))
         .await;
         if let Some(reason) = made.into_iter().find_map(Result::err) {

@@ -1,6 +1,6 @@
 //! Why PostgreSQL did not do what was asked.
 
-use crate::ids::InstanceId;
+use tokio_postgres::error::SqlState;
 
 /// Why PostgreSQL did not do what was asked, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,40 +8,50 @@ pub enum DatabaseError {
     /// In the broker's words.
     #[error("{0}")]
     Unfit(String),
-    /// In PostgreSQL's words: it refuses to.
-    #[error("{0}")]
-    Refused(String),
+    /// PostgreSQL refuses to.
+    #[error("{message} (SQLSTATE {state})")]
+    Refused {
+        /// Its code for the reason (PostgreSQL's documentation, appendix A).
+        state: String,
+        /// In its own words.
+        message: String,
+    },
     /// No session began, or it broke off.
     #[error("{0}")]
     Unreachable(String),
 }
 
 impl DatabaseError {
-    /// What clients may read of it, in the description of their operation. What PostgreSQL and the network say may name what
-    /// is inside: addresses, roles.
+    /// What clients may read of it, in the description of their operation. PostgreSQL's own words may name what is inside:
+    /// addresses, roles. They are in its log.
     #[must_use]
     pub fn outside(&self) -> String {
         match self {
-            Self::Unfit(text) => text.clone(),
-            Self::Refused(_) => "PostgreSQL refuses it, as the broker's log says".to_owned(),
-            Self::Unreachable(_) => "PostgreSQL cannot be reached".to_owned(),
+            Self::Unfit(text) | Self::Unreachable(text) => text.clone(),
+            Self::Refused { state, .. } => format!("PostgreSQL refuses it (SQLSTATE {state})"),
         }
-    }
-
-    /// Told to operators, as far as it is not a part of every start, and to clients.
-    pub(crate) fn told(&self, instance: &InstanceId) -> String {
-        if let Self::Refused(error) = self {
-            tracing::warn!(%instance, error, "PostgreSQL refuses what the broker asks for");
-        }
-        self.outside()
     }
 }
+
+/// What PostgreSQL says while it starts or stops, or when it has no session left.
+const PASSING: [SqlState; 4] = [
+    SqlState::CANNOT_CONNECT_NOW,
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CRASH_SHUTDOWN,
+    SqlState::TOO_MANY_CONNECTIONS,
+];
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 pub(super) fn explain(error: tokio_postgres::Error) -> DatabaseError {
     use std::error::Error;
     match (error.as_db_error(), error.source()) {
-        (Some(said), _) => DatabaseError::Refused(said.message().to_owned()),
+        (Some(said), _) if PASSING.contains(said.code()) => {
+            DatabaseError::Unreachable(said.message().to_owned())
+        }
+        (Some(said), _) => DatabaseError::Refused {
+            state: said.code().code().to_owned(),
+            message: said.message().to_owned(),
+        },
         (None, Some(source)) => DatabaseError::Unreachable(format!("{error}: {source}")),
         (None, None) => DatabaseError::Unreachable(error.to_string()),
     }

@@ -13,7 +13,8 @@ use crate::cell_api::SUPERUSER;
 
 /// Statements of these sessions hold SCRAM verifiers. Nothing that an operator tells PostgreSQL to log shows them.
 const SILENCE: &str = "-c log_statement=none -c log_min_error_statement=panic -c log_min_duration_statement=-1 \
-    -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0";
+    -c log_min_duration_sample=-1 -c log_transaction_sample_rate=0 -c debug_print_parse=off \
+    -c debug_print_rewritten=off -c debug_print_plan=off";
 /// An instance's users own [`DATABASE`](super::DATABASE), and choose with `ALTER DATABASE` what sessions in it begin with. Were it theirs where
 /// a superuser looks for functions and operators first, then what they have made would run with all rights (CVE-2018-1058).
 const SOVEREIGNTY: &str = "-c search_path=pg_catalog,pg_temp -c role=none -c default_transaction_read_only=off \

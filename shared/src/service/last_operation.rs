@@ -7,7 +7,7 @@ use crate::{
     error::Error,
     ids::InstanceId,
     keyspace,
-    record::{AfterFailure, Operation, OperationKind, OperationState, Record, Tombstone},
+    record::{AfterFailure, Operation, OperationKind, OperationState, Record, State, Tombstone},
     store::Read,
 };
 
@@ -67,10 +67,11 @@ pub async fn last_operation(
     }
 }
 
-/// The operation that the client means: the one that it names. Who names none is told of the latest; who names one that is not
+/// The operation that the client means: the one that it names. Who names none is told of the latest, and so is who asks while
+/// the instance is removed (osb-reference.md, 7: polls show the delete); who names one that is not
 /// known any more, of the latest that platforms have asked for. What became of an operator's command is not the end of it.
 fn asked_about<'r>(record: &'r Record, asked_for: Option<&str>) -> Option<&'r Operation> {
-    let Some(name) = asked_for else {
+    let Some(name) = asked_for.filter(|_| record.state == State::Active) else {
         return record.latest_operation();
     };
     let named = record.operations().find(|known| operation_name(known) == name);

@@ -66,8 +66,8 @@ pub enum Updated {
 /// Changes an instance, or joins whoever changes it the same way.
 ///
 /// # Errors
-/// 400, 404 and 422 of [`Error`]: nothing was changed. 503 and 504: it may be under way, and the same request joins it. 500: it
-/// was given up; the description says why.
+/// 400, 404 and 422 of [`Error`]: nothing was changed, unless the client waited and the instance was taken away meanwhile. 503 and
+/// 504: it may be under way, and the same request joins it. 500: it was given up; the description says why.
 pub async fn update(broker: &Broker, command: &Update) -> Result<Updated, Error> {
     let service = broker.settings.catalog.service(&command.service_id)?;
     if let Some(plan_id) = &command.plan_id {

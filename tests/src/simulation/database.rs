@@ -45,9 +45,10 @@ impl Database {
 
     pub(super) fn create_login(&mut self, role: &str) -> Result<Login, DatabaseError> {
         if !self.prepared {
-            return Err(DatabaseError::Refused(
-                "role \"app_owner\" does not exist".to_owned(),
-            ));
+            return Err(DatabaseError::Refused {
+                state: "42704".to_owned(),
+                message: "role \"app_owner\" does not exist".to_owned(),
+            });
         }
         let can_login = *self.roles.entry(role.to_owned()).or_insert(true);
         Ok(if can_login { Login::Ready } else { Login::Withdrawn })

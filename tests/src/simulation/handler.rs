@@ -299,6 +299,14 @@ impl Handler {
         last_operation::last_operation(&self.broker, id, None).await
     }
 
+    /// GET of the last operation by a client that names its own.
+    ///
+    /// # Errors
+    /// As [`last_operation::last_operation`].
+    pub async fn poll_named(&self, id: &InstanceId, operation: &str) -> Result<LastOperation, Error> {
+        last_operation::last_operation(&self.broker, id, Some(operation)).await
+    }
+
     /// Polls every second until the operation has ended, and answers how; `None` for an instance that is not there.
     pub async fn poll_to_the_end(&self, id: &InstanceId) -> Option<LastOperation> {
         loop {

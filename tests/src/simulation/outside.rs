@@ -284,9 +284,10 @@ impl World {
             let node = node.ok_or_else(|| DatabaseError::Unreachable("connection refused".to_owned()))?;
             let system = node.data.as_ref().and_then(|system| state.databases.get(system));
             if !system.is_some_and(|database| opens(&door.passwords, &database.superuser)) {
-                return Err(DatabaseError::Refused(
-                    "password authentication failed".to_owned(),
-                ));
+                return Err(DatabaseError::Refused {
+                    state: "28P01".to_owned(),
+                    message: "password authentication failed".to_owned(),
+                });
             }
             Ok(node.settings.told())
         })
@@ -347,9 +348,10 @@ impl World {
             let new = Database::new(leader.superuser_password.clone(), leader.generation);
             let database = state.databases.entry(system.clone()).or_insert(new);
             if !opens(&door.passwords, &database.superuser) {
-                return Err(DatabaseError::Refused(
-                    "password authentication failed".to_owned(),
-                ));
+                return Err(DatabaseError::Refused {
+                    state: "28P01".to_owned(),
+                    message: "password authentication failed".to_owned(),
+                });
             }
             Ok(call(&system, database))
         })

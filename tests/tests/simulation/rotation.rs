@@ -5,6 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use shared::{
     error::Error,
     record::{OperationKind, OperationState, Record},
+    service::update::Updated,
 };
 use tests::simulation::{Accident, Bug, Fate, Handler, Layout, Process, World, audit, binding};
 
@@ -95,6 +96,65 @@ fn a_cell_that_is_away_is_waited_for_and_told_when_it_is_back() {
     assert_eq!(world.generations(&id()), [2; 4]);
     settle(&world);
     audit::assert_in_order(&world);
+}
+
+/// Updates, and waits for the end of it. Answers its name.
+fn update(handler: &Handler, nodes: u32, end: OperationState) -> String {
+    let Updated::Accepted { operation } = handler.ask(handler.update(&id(), nodes)).unwrap().unwrap() else {
+        panic!("there was something to do");
+    };
+    let last = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(last.state, end, "{last:?}");
+    operation
+}
+
+fn told(handler: &Handler, operation: &str) -> OperationState {
+    let last = handler.ask(handler.poll_named(&id(), operation)).unwrap();
+    last.unwrap().state
+}
+
+/// A cell that a replica is on, and that does not answer.
+fn replicas_cell_down(world: &World) -> String {
+    let cell = record(world).nodes.into_values().next_back().unwrap().cell;
+    world.set_up(cell.as_str(), false);
+    cell.to_string()
+}
+
+#[test]
+fn a_platform_is_not_told_of_the_command_that_came_after_its_update() {
+    let world = world(None);
+    let handler = kind(&world);
+    let cell = replicas_cell_down(&world);
+    let failed = update(&handler, 1, OperationState::Failed);
+    world.set_up(&cell, true);
+    settle(&world);
+    rotate(&handler);
+    assert_eq!(told(&handler, &failed), OperationState::Failed);
+    // It is still to be done again, though nothing is left of it but its end.
+    let again = update(&handler, 1, OperationState::Succeeded);
+    assert_eq!(told(&handler, &again), OperationState::Succeeded);
+}
+
+#[test]
+fn a_command_that_fails_is_not_the_end_of_the_update_before() {
+    let world = Story::Rotate.world(Layout {
+        cells: 3,
+        ..Layout::default()
+    });
+    let handler = kind(&world);
+    let succeeded = update(&handler, 3, OperationState::Succeeded);
+    // Nobody can take its place.
+    replicas_cell_down(&world);
+    handler.ask(handler.rotate(&id())).unwrap().unwrap();
+    assert_eq!(told(&handler, &succeeded), OperationState::Succeeded);
+    let last = handler.ask(handler.poll_to_the_end(&id())).unwrap().unwrap();
+    assert_eq!(last.state, OperationState::Failed, "{last:?}");
+    for operation in [&succeeded, "provision-1"] {
+        assert_eq!(told(&handler, operation), OperationState::Succeeded);
+    }
+    // Nor is the next update.
+    handler.ask(handler.update(&id(), 2)).unwrap().unwrap();
+    assert_eq!(told(&handler, &succeeded), OperationState::Succeeded);
 }
 
 /// What is wrong when one call of a change comes late, or is lost, and another change follows.
