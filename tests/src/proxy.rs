@@ -4,15 +4,17 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
-        Arc,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How soon a connection follows what was decided about it.
 const TICK: Duration = Duration::from_millis(10);
+/// How long what is on its way may take: whoever is to receive it may not read.
+const ON_ITS_WAY: Duration = Duration::from_secs(2);
 
 /// A proxy on loopback. Dropping it ends all of its connections.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ struct State {
     held: AtomicBool,
     /// New connections are cut at once.
     refuse: AtomicBool,
+    /// Held for reading while something is passed on.
+    passing: RwLock<()>,
     open: AtomicUsize,
     over: AtomicBool,
 }
@@ -69,11 +73,13 @@ impl Proxy {
         self.state.open.load(Ordering::SeqCst)
     }
 
-    /// Cuts all connections; new ones pass. Answers when they are cut.
+    /// Cuts all connections: they carry nothing any more. New ones pass.
     pub fn cut(&self) {
         self.state
             .cut
             .store(self.state.count.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.state.settle();
+        // Both sides hear of it soon.
         thread::sleep(3 * TICK);
     }
 
@@ -82,14 +88,13 @@ impl Proxy {
         self.state
             .frozen
             .store(self.state.count.load(Ordering::SeqCst), Ordering::SeqCst);
-        // What was on its way when the order came is through, or held back.
-        thread::sleep(3 * TICK);
+        self.state.settle();
     }
 
     /// Carries nothing until [`Self::release`], on present and new connections; nothing is lost.
     pub fn hold(&self) {
         self.state.held.store(true, Ordering::SeqCst);
-        thread::sleep(3 * TICK);
+        self.state.settle();
     }
 
     /// Carries on.
@@ -118,6 +123,39 @@ impl Drop for Proxy {
     }
 }
 
+impl State {
+    /// Waits until what was on its way when an order came is through: the order holds for everything else.
+    #[allow(clippy::disallowed_methods, reason = "a bound, not a measurement")]
+    fn settle(&self) {
+        let end = Instant::now() + ON_ITS_WAY;
+        while self.passing.try_write().is_err() && Instant::now() < end {
+            thread::sleep(TICK / 10);
+        }
+    }
+
+    fn is_cut(&self, number: u64) -> bool {
+        number <= self.cut.load(Ordering::SeqCst)
+    }
+
+    /// Passes on what has come, unless nobody is to get it. `false`: the connection is over.
+    fn pass(&self, bytes: &[u8], mut to: &TcpStream, number: u64) -> bool {
+        loop {
+            let passing = self.passing.read().unwrap_or_else(PoisonError::into_inner);
+            if self.is_cut(number) {
+                return false;
+            }
+            if number <= self.frozen.load(Ordering::SeqCst) {
+                return true;
+            }
+            if !self.held.load(Ordering::SeqCst) {
+                return to.write_all(bytes).is_ok();
+            }
+            drop(passing);
+            thread::sleep(TICK);
+        }
+    }
+}
+
 fn accept(listener: &TcpListener, state: &Arc<State>) {
     for client in listener.incoming() {
         if state.over.load(Ordering::SeqCst) {
@@ -143,25 +181,18 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
     }
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, number: u64, state: &State) {
+fn copy(mut from: &TcpStream, to: &TcpStream, number: u64, state: &State) {
     let _ = from.set_read_timeout(Some(TICK));
     let mut buffer = vec![0; 64 * 1024];
-    loop {
-        if number <= state.cut.load(Ordering::SeqCst) {
-            break;
-        }
+    while !state.is_cut(number) {
         if state.held.load(Ordering::SeqCst) {
             thread::sleep(TICK);
             continue;
         }
         match from.read(&mut buffer) {
             Ok(0) => break,
-            Ok(_) if number <= state.frozen.load(Ordering::SeqCst) => {}
-            Ok(amount) => {
-                if to.write_all(&buffer[..amount]).is_err() {
-                    break;
-                }
-            }
+            Ok(amount) if state.pass(&buffer[..amount], to, number) => {}
+            Ok(_) => break,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(_) => break,
         }
