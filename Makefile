@@ -25,7 +25,7 @@ FUZZ_MINUTES ?= 10
 # What holds tests: the functions' programs are a few lines each and have none, and no documentation has code that runs.
 TESTS := --lib --bin local-runner --test '*'
 # Most tests wait for real servers most of the time.
-TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 
 # The tests run with Debian's Patroni and with this one. Their harness knows this path.
 PATRONI_4_VERSION := 4.1.5
