@@ -6,5 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/bosh-lite.functions.sh"
 
 [ $# -ge 1 ] || usage "INSTANCE_ID [BINDING_ID]"
 instance=$1
+# The plan that the instance has now, as far as the broker says it: that may have changed.
+plan=$(curl -sS -H 'X-Broker-API-Version: 2.17' "$BROKER_URI/v2/service_instances/$instance" | jq -r '.plan_id // empty' || true)
+IDS="\"service_id\": \"$SERVICE_ID\", \"plan_id\": \"${plan:-$PLAN_ID}\""
 request PUT "/v2/service_instances/$instance/service_bindings/${2:-test}" "{$IDS}"
 jq -r .credentials.uri <<<"$answer"
