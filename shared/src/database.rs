@@ -215,7 +215,7 @@ impl Databases for PostgresDatabases {
             };
             // Also for one that was there: whoever has made it may have died before replicas had it.
             if now == Login::Ready {
-                reach_replicas(client).await?;
+                reach_replicas(client, door).await?;
             }
             Ok(now)
         })
@@ -232,7 +232,7 @@ impl Databases for PostgresDatabases {
                 "SELECT pg_advisory_xact_lock(hashtext('{role}')); ALTER ROLE {name} NOLOGIN PASSWORD NULL"
             );
             client.batch_execute(&sql).await.map_err(explain)?;
-            reach_replicas(client).await?;
+            reach_replicas(client, door).await?;
             // Committed: no new session can begin, so ending those that are there is final.
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
             client.query(sql, &[&role]).await.map_err(explain)?;
@@ -303,12 +303,9 @@ async fn check_primary(client: &Client, system_identifier: &str) -> Result<(), D
     let row = client.query_one(sql, &[]).await.map_err(explain)?;
     let (identifier, in_recovery): (String, bool) = (row.get(0), row.get(1));
     if identifier != system_identifier {
-        tracing::error!(
-            identifier,
-            expected = system_identifier,
-            "a public port leads to another cluster: the system identifiers differ"
-        );
-        return Err(DatabaseError::Unfit("it leads to another cluster".to_owned()));
+        return Err(DatabaseError::Unfit(format!(
+            "it leads to another cluster (system identifier {identifier})"
+        )));
     }
     if in_recovery {
         return Err(DatabaseError::Unfit("it leads to a replica".to_owned()));
@@ -318,7 +315,7 @@ async fn check_primary(client: &Client, system_identifier: &str) -> Result<(), D
 
 /// Waits until every replica that streams has what was just committed, so that a failover right after the answer does not
 /// undo it. With synchronous replication that is so already; without, the answer would promise more than the commit did.
-async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
+async fn reach_replicas(client: &Client, door: &Door) -> Result<(), DatabaseError> {
     let sql = "SELECT pg_current_wal_flush_lsn()::text";
     let written: String = client.query_one(sql, &[]).await.map_err(explain)?.get(0);
     let sql =
@@ -334,6 +331,7 @@ async fn reach_replicas(client: &Client) -> Result<(), DatabaseError> {
     };
     timeout(REPLICAS_LIMIT, reached).await.unwrap_or_else(|_| {
         tracing::warn!(
+            public_port = door.port,
             "a replica has not received what was committed yet; a failover to it now would undo a change of roles"
         );
         Ok(())
